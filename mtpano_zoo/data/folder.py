@@ -166,14 +166,14 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """
     content = read_yaml(path, plain=True)  # a class may be called no, or 1
     try:
-        entries = content["classes"]
-        if not isinstance(entries, list):
-            raise TypeError("no list")
-        names = tuple(entry["name"] if isinstance(entry, dict) else entry for entry in entries)
+        entries = [entry if isinstance(entry, dict) else {"name": entry} for entry in content["classes"]]
+        names = tuple(entry["name"] for entry in entries)
         if not all(isinstance(name, str) for name in names):
             raise TypeError("a name is no text")
-        colors = [entry.get("color", "") if isinstance(entry, dict) else "" for entry in entries]
+        colors = [entry.get("color", "") for entry in entries]
         known = not set(map(str, colors)) <= {"", "~", "null"}
+        if not all(isinstance(one, list) for one in (content["classes"], *(colors if known else ()))):
+            raise TypeError("no list")
         numbers = [[int(part) for part in color] for color in colors] if known else []
         palette = np.array(numbers, np.uint8).reshape(-1, 3) if known else default_palette(len(names))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -181,6 +181,9 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
             f"{path} is not a list of classes such as `classes: [{{name: wall, color: [120, 120, 120]}}]`, with a "
             "colour for each or for none"
         ) from error
+    if unknown := sorted(set().union(*entries) - {"name", "color"}):
+        known_keys = "a class has name and color only, and its place in the list as number"
+        raise InputError(f"{path} gives a class {unknown[0]}, but {known_keys}")
     if not 1 <= len(names) <= NO_LABEL or len({*names, ""}) != len(names) + 1 or len(palette) != len(names):
         raise InputError(f"{path} must name 1 to {NO_LABEL} different classes, with a colour for each or for none")
     return names, palette

@@ -153,8 +153,8 @@ class TrainingLoader(DataLoader[Sample]):
     it has `epoch`, `set_epoch` and `skipped`.
     """
 
-    _position = 0
-    _resumed: tuple[int, int] | None = None  # epoch and position
+    _seen = 0  # samples of this process that were handed out
+    _resumed: tuple[int, int] | None = None  # epoch and samples of it that this process has seen
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Begin an epoch, or continue where a loaded state stopped.
@@ -162,23 +162,28 @@ class TrainingLoader(DataLoader[Sample]):
         This is a generator, so that nothing happens before the first batch is requested: Lightning calls it before it
         sets the epoch.
         """
-        self._position = 0
+        self._seen = 0
         if (order := self._order) is not None:
             if self._resumed is not None and self._resumed[0] == order.epoch:
-                self._position = self._resumed[1]
+                self._seen = self._resumed[1]
             self._resumed = None
-            order.skipped = self._position * (self.batch_size or 1)
+            order.skipped = self._seen
         for batch in super().__iter__():
-            self._position += 1
+            self._seen += self.batch_size or 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and the number of its batches that were handed out."""
-        return {"epoch": getattr(self._order, "epoch", 0), "batches": self._position}
+        """Return the epoch and the number of its samples that were handed out, in all processes."""
+        return {"epoch": getattr(self._order, "epoch", 0), "samples": self._seen * rank_and_size()[1]}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after the batches that were handed out when the state was saved."""
-        self._resumed = (state["epoch"], state["batches"])
+        """Continue after the samples that were handed out when the state was saved, by batches of any size.
+
+        Older states count the batches of each process instead, which must have the same size as here.
+        """
+        batches = state.get("batches", 0) * (self.batch_size or 1)
+        seen = state["samples"] // rank_and_size()[1] if "samples" in state else batches
+        self._resumed = (state["epoch"], seen)
         if (order := self._order) is not None:
             order.set_epoch(state["epoch"])
 
@@ -186,6 +191,14 @@ class TrainingLoader(DataLoader[Sample]):
     def epoch(self) -> int | None:
         """The epoch of the order of the samples; None if another sampler replaced ours."""
         return getattr(self._order, "epoch", None)
+
+    @property
+    def done(self) -> int:
+        """How many of the `len(self)` batches of an epoch a loaded state leaves out."""
+        share = len(self.dataset if isinstance(self.dataset, IterableDataset) else self.sampler)  # type: ignore[arg-type]
+        left = max(share - (self._resumed[1] if self._resumed is not None else 0), 0)
+        size = self.batch_size or 1
+        return len(self) - (left // size if self.drop_last else -(-left // size))
 
     @property
     def _order(self) -> Any:

@@ -243,7 +243,7 @@ class MixedDataset(Dataset[Sample]):
             name, i, turn = self._place(index)
             read = getattr(self.parts[name], "__getitems__", None)
             sample = self.parts[name][i] if read is None else read([i])[0]
-            if sample.keys() == {"image", "id"} and not sample["image"].any():  # it could not be read
+            if "unreadable" in sample:
                 black[name] = sample | {"id": f"{name}/{sample['id']}"}
             else:
                 samples.append(self._finish(name, sample, i, turn))
@@ -394,7 +394,7 @@ def _merge_palettes(
 
 
 def _size(module: LightningDataModule) -> tuple[int, int]:
-    holder: Any = module if hasattr(module, "height") else getattr(module, "train_set", None)
-    if not hasattr(holder, "height"):
+    stated: Any = module
+    if not hasattr(stated, "height"):
         raise InputError(f"{type(module).__name__} does not state its height and width: it cannot be in a mixture")
-    return holder.height, holder.width
+    return stated.height, stated.width

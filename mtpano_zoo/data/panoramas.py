@@ -46,8 +46,8 @@ class PanoramaDataset(Dataset[Sample]):
 
     ``dataset[i]`` is a sample with `image`, `id` and those of `semseg`, `depth` and `normals` that are requested and
     exist. With ``on_error="skip"`` loaders continue without unreadable files: a label counts as absent, a panorama is
-    left out of its batch (if nothing is left, the batch holds one black panorama without labels), and `unreadable`
-    counts them.
+    left out of its batch (if nothing is left, the batch holds one black panorama without labels and with the key
+    `unreadable`, which is neither scored nor written), and the attribute `unreadable` counts them.
 
     Args:
         index: The samples.
@@ -137,7 +137,8 @@ class PanoramaDataset(Dataset[Sample]):
                 samples.append(self[i])
             except UnreadableSampleError as error:
                 self._note(i, 0, error)
-        return samples or [{"image": torch.zeros(3, self.height, self.width), "id": self.name(indices[0])}]
+        black = torch.zeros(3, self.height, self.width)
+        return samples or [{"image": black, "id": self.name(indices[0]), "unreadable": True}]
 
     def _read(self, role: str, i: int, maps: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         try:

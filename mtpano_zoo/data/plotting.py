@@ -30,7 +30,7 @@ def plot_samples(
 
     Args:
         data: The data module.
-        out: The file.
+        out: The file, whose name ends in `.png`.
         split: Which of its splits.
         count: Number of samples of every set.
         ids: Samples to draw instead.
@@ -40,9 +40,11 @@ def plot_samples(
         The number of samples in the picture.
 
     Raises:
-        InputError: If the split is empty, an id has no sample, or a sample cannot be read.
+        InputError: If the file is no PNG, the split is empty, an id has no sample, or a sample cannot be read.
         FileNotFoundError: If there is no data.
     """
+    if Path(out).suffix.lower() != ".png":
+        raise InputError(f"{out} must be a PNG file: end its name in .png")
     if count < 1:
         raise InputError(f"a picture must show at least one sample, not {count}")
     rows = []

@@ -188,6 +188,8 @@ class SceneDataModule(EvaluationLoaders):
     ) -> None:
         super().__init__()
         check_batches(batch_size, num_workers)
+        self.height = height
+        self.width = width
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed

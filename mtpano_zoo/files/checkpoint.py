@@ -3,6 +3,7 @@
 import pickle
 import zipfile
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ __all__ = (
     "card_after_training",
     "check_not_nan",
     "check_options",
-    "check_same_tasks",
+    "check_same_outputs",
     "check_weights",
     "describe_network",
     "network_weights",
@@ -30,6 +31,7 @@ __all__ = (
 
 DESCRIPTION = "network"
 """Key of the description inside a Lightning checkpoint."""
+PRETRAINED = "--model.network=Pretrained --model.network.init_args.source=PATH"
 
 
 def describe_network(network: "PanoramaNetwork") -> dict[str, Any]:
@@ -86,27 +88,36 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_same_tasks(description: Mapping[str, Any] | None, network: "PanoramaNetwork", source: str) -> None:
-    """Refuse a checkpoint whose tasks differ from the network's.
+def check_same_outputs(description: Mapping[str, Any] | None, network: "PanoramaNetwork", source: str) -> None:
+    """Refuse a checkpoint whose tasks or classes differ from the network's, classes in another order included.
 
     A checkpoint without a description passes, because its keys are checked later.
 
     Raises:
-        InputError: If the tasks differ.
+        InputError: If the tasks or the classes differ.
 
     Example:
         >>> import types
-        >>> network = types.SimpleNamespace(tasks=("depth",))
-        >>> check_same_tasks({"tasks": ["normals"]}, network, "room.ckpt")
+        >>> network = types.SimpleNamespace(tasks=("depth",), classes=())
+        >>> check_same_outputs({"tasks": ["normals"]}, network, "room.ckpt")
         Traceback (most recent call last):
             ...
         mtpano_zoo.errors.InputError: ...
     """
-    stored, wanted = description.get("tasks") if isinstance(description, Mapping) else None, network.tasks
-    if isinstance(stored, list | tuple) and stored and sorted(map(str, stored)) != sorted(wanted):
+    stored = description if isinstance(description, Mapping) else {}
+    tasks, classes = stored.get("tasks"), stored.get("classes")
+    if isinstance(tasks, list | tuple) and tasks and sorted(map(str, tasks)) != sorted(network.tasks):
         raise InputError(
-            f"{source} was trained for the tasks {', '.join(map(str, stored))}, but the network has "
-            f"{', '.join(wanted)}: build the network with the checkpoint's tasks, or train a new one."
+            f"{source} was trained for the tasks {', '.join(map(str, tasks))}, but the network has "
+            f"{', '.join(network.tasks)}: build the network with the checkpoint's tasks, or train a new one."
+        )
+    if isinstance(classes, list | tuple) and tuple(classes) != network.classes:
+        pairs = enumerate(zip_longest(classes, network.classes))
+        number, (theirs, own) = next((i, names) for i, names in pairs if names[0] != names[1])
+        theirs, own = ("missing" if name is None else repr(name) for name in (theirs, own))
+        raise InputError(
+            f"{source} was trained for other classes: class {number} is {theirs} in it, and {own} here. Use data with "
+            f"its classes, or start a new training from its network with {PRETRAINED}."
         )
 
 
@@ -126,8 +137,7 @@ def check_options(checkpoint: Mapping[str, Any], network: "PanoramaNetwork", *, 
         do = f"pass --model.lora_rank={stored}" if stored else "leave --model.lora_rank out"
         raise InputError(
             f"The checkpoint was trained {f'with lora_rank {stored}' if stored else 'without lora_rank'}, but here "
-            f"lora_rank is {own or 'not set'}: {do}, or start a new training from its network with "
-            "--model.network=Pretrained --model.network.init_args.source=PATH."
+            f"lora_rank is {own or 'not set'}: {do}, or start a new training from its network with {PRETRAINED}."
         )
     groups = [group.get("name") for state in checkpoint.get("optimizer_states", ()) for group in state["param_groups"]]
     learnt = any(str(name).startswith("encoder/") for name in groups)

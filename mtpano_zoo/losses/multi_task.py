@@ -47,7 +47,7 @@ class MultiTaskLoss(Loss):
         confidence_tasks: tasks that `confidence` weights; in the published pseudo-labels it belongs to the classes.
 
     Raises:
-        InputError: If a task is unknown.
+        InputError: If a task is unknown, or a weight is negative.
 
     Example:
         >>> batch = {"image": torch.rand(1, 3, 16, 32), "depth": torch.full((1, 16, 32), 2.0)}
@@ -76,6 +76,9 @@ class MultiTaskLoss(Loss):
         super().__init__()
         if unknown := sorted({*(weights or {}), *(losses or {}), *confidence_tasks} - set(MAIN_TASKS)):
             raise InputError(f"There is no task {', '.join(unknown)}: a loss can have {', '.join(MAIN_TASKS)}.")
+        given = {**(weights or {}), "auxiliary_weight": auxiliary_weight, "extended_weight": extended_weight}
+        if negative := [f"{name} {weight}" for name, weight in given.items() if not weight >= 0]:
+            raise InputError(f"Weights of a loss must not be negative, but there is {', '.join(negative)}.")
         self.weights = dict.fromkeys(MAIN_TASKS, 1.0) | dict(weights or {})
         self.losses = nn.ModuleDict({task: kind() for task, kind in TASK_LOSSES.items()} | (losses or {}))
         self.auxiliary_weight = auxiliary_weight

@@ -5,6 +5,7 @@ from typing import Any, Literal, NoReturn, Self, cast, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -15,7 +16,7 @@ from mtpano_zoo.files.checkpoint import (
     card_after_training,
     check_not_nan,
     check_options,
-    check_same_tasks,
+    check_same_outputs,
     check_weights,
     describe_network,
     network_weights,
@@ -163,14 +164,26 @@ class PanoramaModule(LightningModule):
         return self
 
     def setup(self, stage: str) -> None:
-        """Check the precision, and let the trainer read checkpoints as plain data only, before it reads one.
+        """Check precision and size, and let the trainer read checkpoints as plain data only, before it reads one.
 
         Raises:
             InputError: If the precision would round labels.
         """
         if stage != "predict":
             check_trainer_precision(str(self.trainer.precision), "labels")
+            self._compare_sizes()
         read_plain_data_only(self.trainer.strategy)
+
+    def _compare_sizes(self) -> None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        height, width = self.network.input_size
+        found = getattr(data, "height", height), getattr(data, "width", width)
+        if found != (height, width):
+            rank_zero_warn(
+                f"the data are {found[0]} x {found[1]}, but `load_model(...).predict` and `mtpano run` will run the "
+                f"network at its input_size, {height} x {width}: set model.network.init_args.input_size to "
+                f"{list(found)}, or height and width of the data to {height} and {width}."
+            )
 
     @staticmethod
     def usage(checkpoint: str, config: str) -> str:
@@ -221,7 +234,7 @@ class PanoramaModule(LightningModule):
         loader: Any = self.trainer.train_dataloader
         if self._loader_state is not None and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(self._loader_state)
-            continue_epoch(self.trainer, getattr(loader, "epoch", None))
+            continue_epoch(self.trainer, getattr(loader, "epoch", None), getattr(loader, "done", 0))
         self._loader_state = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -240,13 +253,16 @@ class PanoramaModule(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """Return the fields of the `Prediction` of every sample; Lightning cannot collect frozen objects."""
+        if "unreadable" in batch:
+            return []
         precision: Literal["bfloat16", "float32"] = "bfloat16" if "bf16" in self.trainer.precision else "float32"
         predictions = cast(list[Prediction], predict(self.network, batch["image"], precision=precision))
         return [dict(vars(prediction)) for prediction in predictions]
 
     def _score(self, stage: str, batch: dict[str, Any]) -> dict[str, Any]:
         outputs: dict[str, Any] = self(batch["image"])
-        self._log_losses(stage, self.loss(outputs, batch), len(batch["image"]))
+        if "unreadable" not in batch:
+            self._log_losses(stage, self.loss(outputs, batch), len(batch["image"]))
         for task, metric in self._metrics(stage).items():
             if (labels := self.labels_for(task, metric, batch)) is not None:
                 metric.update(outputs[task].float(), *labels)
@@ -343,13 +359,13 @@ class PanoramaModule(LightningModule):
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check tasks, options and weights before any is copied; restore the random generators when training resumes.
+        """Check that a checkpoint fits before any of it is copied; restore the random generators when training resumes.
 
         Raises:
-            InputError: If the checkpoint has other tasks or options, or its weights do not fit the network or
-                are NaN.
+            InputError: If the checkpoint has other tasks, classes or options, or its weights do not fit the network
+                or are NaN.
         """
-        check_same_tasks(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
+        check_same_outputs(checkpoint.get(DESCRIPTION), self.network, "The checkpoint")
         trainer = self._attached_trainer()
         resumes = trainer is not None and trainer.training
         check_options(checkpoint, self.network, encoder_learns=self._encoder_learns() if resumes else None)

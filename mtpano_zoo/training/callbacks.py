@@ -125,9 +125,17 @@ class PanelLogger(Callback):
     Args:
         count: Number of samples.
         every_n_epochs: Draw after every n-th epoch.
+
+    Raises:
+        InputError: If the count is negative, or `every_n_epochs` is less than 1.
     """
 
     def __init__(self, count: int = 4, every_n_epochs: int = 1) -> None:
+        if count < 0 or every_n_epochs < 1:
+            raise InputError(
+                "PanelLogger needs a count of at least 0 and every_n_epochs of at least 1, not "
+                f"{count} and {every_n_epochs}."
+            )
         self.count = count
         self.every_n_epochs = every_n_epochs
         self._drawn = 0
@@ -215,6 +223,8 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the samples of one batch."""
+        if "unreadable" in batch:
+            return
         for sample_id, maps in zip(batch["id"], prediction, strict=True):
             try:
                 self._write(sample_id, Prediction(**maps))

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -191,14 +192,16 @@ class ConfigSaver(SaveConfigCallback):
         """Write nothing yet, because the checkpoint and the data are checked later."""
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it.
+        """Write it; without a logger, scoring and prediction leave that of the training in the same folder.
 
         Raises:
-            FileExistsError: If an earlier run left one, which happens only without a logger.
+            FileExistsError: If an earlier run left one where a training would write it.
         """
         try:
             super().setup(trainer, pl_module, str(trainer.state.fn))
         except RuntimeError as error:
+            if trainer.state.fn != TrainerFn.FITTING:
+                return
             raise FileExistsError(
                 f"{trainer.log_dir} holds the {self.config_filename} of an earlier run: set "
                 "--trainer.default_root_dir to another folder, or leave trainer.logger on: it gives every run its own"

@@ -43,20 +43,23 @@ OWNERS = {
     "model.network": (*(f"mtpano_zoo.models.{name}" for name in NETWORKS), "mtpano_zoo.zoo.pretrained.Pretrained"),
 }
 # The classes that jsonargparse assumes for arguments without a class.
-BASES = ("PanoramaNetwork", "LightningDataModule")
+BASES = ("PanoramaNetwork", "LightningDataModule", "Loss")
 SUFFIX = "DataModule"
 
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _NO_OBJECT = re.compile(
     r"Problem with given class_path '(([^'.]+)[^']*)':\s+(?:No module named '\2[.']|module .+ has no attribute)"
 )
-_NO_ARGUMENT = re.compile(r"Problem with given class_path '([^']+)':\s+Option '([^']+)' is not accepted")
+_NO_ARGUMENT = re.compile(
+    r"Problem with given class_path '([^']+)':\s+(?:Option '|unrecognized arguments: --)([^\s'=]+)"
+)
 _LACKS = re.compile(r"Problem with given class_path '([^']+)':\s+the following arguments are required: (.+)")
 _NO_OPTION = re.compile(r"(?:unrecognized arguments: (?=-)|does not accept option ')(-*)([^\s'=]+)")
 _TOO_MANY = re.compile(r"unrecognized arguments: (\S+)")
 _MISSING = re.compile(r"^the following arguments are required: (.+)")
 _VALUE = re.compile(r"(?:Got value:|Given value:) (?:NestedArg\(.*val=)?'?(.+?)'?\)?$", re.MULTILINE)
 _ONE_OF = re.compile(r"argument (\S+): invalid choice: '?(.+?)'? \(choose from (.+)\)")
+_NULL = re.compile(r"Expected a <class 'NoneType'>\s+Given value type: <class 'str'>\s+Given value: (None|null)$", re.M)
 _CHOICES = re.compile(r"Expected an? (?:typing\.Literal\[(.+?)\]|<class '(?!NoneType)(\w+)'>)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
 
@@ -102,12 +105,14 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
     if found := _MISSING.search(message):
         missing = ["--" + re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in found[1].split(", ")]
         return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. {complete}"
-    if (found := _NO_ARGUMENT.search(message) or _LACKS.search(message)) and found[1].endswith(BASES):
-        return f"The class of {where} (class_path) is missing. {complete}"
+    found = _NO_ARGUMENT.search(message) or _LACKS.search(message)
+    if found and (base := found[1].rpartition(".")[2]) in BASES:
+        advice = f"Name one, such as --{where}=MultiTaskLoss." if base == "Loss" else complete
+        return f"The class of {where} (class_path) is missing. {advice}"
     if found := _NO_ARGUMENT.search(message):
         owner, name = found.groups()
         arguments = _arguments_of(owner)
-        suggestion = _nearest_in(name, arguments)
+        suggestion = _nearest_in(name.partition(".")[0], arguments)
         end = did_you_mean(suggestion) if suggestion else f"; it has {', '.join(arguments)}."
         return f"{where}: {owner.rpartition('.')[2]} has no argument {name}{end}"
     if found := _NO_CLASS.search(message) or _NO_OBJECT.search(message):
@@ -125,6 +130,8 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
     if found := _ONE_OF.search(message):
         known = [choice.strip(" '") for choice in found[3].split(",")]
         return f"{found[1]} cannot be {found[2]}{did_you_mean(nearest(found[2], known))} It takes {', '.join(known)}."
+    if _NULL.search(message):
+        return f"{where} cannot be null on the command line: set it in a YAML file, and pass that with --config."
     if (choices := _CHOICES.findall(message)) and (found := _VALUE.search(message)):
         literals = [choice.strip(" '") for literal, _ in choices for choice in literal.split(",") if choice]
         known = [*literals, *(kind for _, kind in choices if kind)]

@@ -18,6 +18,7 @@ from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.layers import ENCODERS
 from mtpano_zoo.models import NETWORKS, PanoramaNetwork
 from mtpano_zoo.models.base import plain_palette
+from mtpano_zoo.outputs import weight_type
 from mtpano_zoo.prediction.familiarity import check_familiarity
 from mtpano_zoo.tasks import check_tasks
 
@@ -108,6 +109,7 @@ def assemble(
         card = transferred_card(card, source, f"with untrained classifiers for {len(network.classes)} other classes")
     check_weights(network, weights, source)
     network.load_state_dict(dict(weights), assign=True)
+    network.to(weight_type(network))  # buffers that no file holds are float32 until then
     network.card = card
     return network.eval()
 

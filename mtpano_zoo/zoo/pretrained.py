@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from jsonargparse.typing import class_from_function
+from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import PanoramaNetwork
-from mtpano_zoo.models.base import palette_for
 from mtpano_zoo.zoo.building import assemble, transferred_card
 from mtpano_zoo.zoo.loading import load_model
 
@@ -22,7 +22,8 @@ def load_pretrained(
 ) -> PanoramaNetwork:
     """Load a network to train it further, as `class_path: Pretrained` in a configuration does.
 
-    An `up_head` is left out: it fits only the encoder as it is before training.
+    Its weights become float32, whatever they were saved in. Its card names the source as upstream, and no scores. An
+    `up_head` is left out: it fits only the encoder as it is before training.
 
     Args:
         source: see `load_model`.
@@ -36,13 +37,16 @@ def load_pretrained(
         OSError: If nothing is there, or it cannot be downloaded.
         InputError: If the source cannot be loaded in this way, see `load_model`.
     """
-    network = load_model(source, input_size=input_size, tasks=tasks)
-    if "semseg" in network.tasks and classes and tuple(classes) != network.classes:
-        network = load_model(source, classes=classes, palette=palette, input_size=input_size, tasks=tasks)
-    elif "semseg" in network.tasks and palette is not None:
-        network.palette = network.config["palette"] = palette_for(network.classes, palette)
-    if network.up_head is not None:
-        network.up_head, network.config["up_head"] = None, False
+    trained = load_model(source, tasks=tasks)
+    if "semseg" not in trained.tasks:
+        classes, palette = (), None
+    if trained.up_head is not None:
+        trained.up_head, trained.config["up_head"] = None, False
+    description = trained.describe() | {"card": trained.card}
+    weights = _in_float32(trained)
+    network = assemble(description, weights, source, classes=classes or None, palette=palette, input_size=input_size)
+    if network.classes == trained.classes:
+        network.card = transferred_card(trained.card, source, f"for {', '.join(network.tasks)}")
     return network
 
 
@@ -68,7 +72,11 @@ def load_in_metres(source: str, input_size: tuple[int, int] | None = None) -> Pa
         "init_args": {**trained.config, "tasks": ["depth"]},
         "card": transferred_card(trained.card, source, "for distances in metres"),
     }
-    return assemble(description, trained.state_dict(), source)
+    return assemble(description, _in_float32(trained), source)
 
 
 PretrainedInMetres = class_from_function(load_in_metres, PanoramaNetwork, "PretrainedInMetres")
+
+
+def _in_float32(network: PanoramaNetwork) -> dict[str, Tensor]:
+    return {key: x.float() if x.is_floating_point() else x for key, x in network.state_dict().items()}

@@ -362,6 +362,9 @@ def test_wrong_id_and_range(tmp_path, content, capsys):
     common = ["--data", "structured3d", "--root", tmp_path]
     assert run("plot", *common, "--out", tmp_path / "x.png", "--id", "scene_9") == 1
     assert "train has no sample scene_9" in capsys.readouterr().err
+    for name in ("x.jpg", "x"):
+        assert run("plot", *common, "--out", tmp_path / name) == 1
+        assert f"{tmp_path / name} must be a PNG file" in capsys.readouterr().err and not (tmp_path / name).exists()
     assert run("verify", *common, "--depth-range", 5, 1) == 1
     assert "the smaller first" in capsys.readouterr().err
 

@@ -163,6 +163,23 @@ def test_lightning_resumes_anywhere(plain, tmp_path, validate):
         assert fit(tmp_path, path, validate=validate) == whole[steps:], path.name
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_loader_with_batches_of_another_size_goes_on_with_the_next_sample(plain, size):
+    loader, resumed = build(batch_size=3), build(batch_size=size)
+    loader.sampler.set_epoch(1)
+    next(iter(loader))
+    resumed.load_state_dict(loader.state_dict())
+    assert resumed.done == 3 // size
+    order = epochs(build(batch_size=1), [1])[0]
+    assert [sample for batch in resumed for sample in read(batch)] == order[3 : 3 + 4 // size * size]
+
+
+def test_a_state_that_counts_batches_is_continued(plain):
+    resumed = build()
+    resumed.load_state_dict({"epoch": 1, "batches": 2})
+    assert [sample for batch in resumed for sample in read(batch)] == plain[1][4:]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_resumes_with_persistent_workers(tmp_path):
     options = {"num_workers": 2, "persistent_workers": True}

@@ -129,4 +129,4 @@ def test_a_batch_has_both_parts_even_if_none_of_one_can_be_read(lost):
 
 
 def black(i):
-    return {"image": torch.zeros(3, 8, 16), "id": str(i)}
+    return {"image": torch.zeros(3, 8, 16), "id": str(i), "unreadable": True}

@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 from tiny_training import TinyDataModule, TinyNetwork
 
 import mtpano_zoo
-from mtpano_zoo.files.checkpoint import check_same_tasks, check_weights, network_weights, read_checkpoint
+from mtpano_zoo.files.checkpoint import check_same_outputs, check_weights, network_weights, read_checkpoint
 from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.training import MultiTaskModule
 from mtpano_zoo.zoo import load_model
@@ -67,7 +67,7 @@ def test_weights_load_into_a_given_network(checkpoint):
     with torch.no_grad():
         network.gamma.copy_(torch.rand_like(network.gamma))
     weights = network_weights(read_checkpoint(write(path, network)))
-    check_same_tasks(read_checkpoint(path)["network"], given, "the file")
+    check_same_outputs(read_checkpoint(path)["network"], given, "the file")
     check_weights(given, weights, "the file")
     given.load_state_dict(weights)
     assert torch.equal(given.gamma, network.gamma)
@@ -78,15 +78,30 @@ def test_another_task_set_names_both(checkpoint):
     with pytest.raises(
         ValueError, match=r"^it was trained for the tasks semseg, depth, but the network has semseg, no"
     ):
-        check_same_tasks(description, TinyNetwork(tasks=["semseg", "normals"]), "it")
-    check_same_tasks(description, TinyNetwork(tasks=["depth", "semseg"]), "it")
-    check_same_tasks(None, TinyNetwork(tasks=["depth"]), "it")
+        check_same_outputs(description, TinyNetwork(tasks=["semseg", "normals"]), "it")
+    check_same_outputs(description, TinyNetwork(classes=["floor", "wall"], tasks=["depth", "semseg"]), "it")
+    check_same_outputs(None, TinyNetwork(tasks=["depth"]), "it")
 
 
 def test_another_task_set_is_refused_by_the_trainer_as_well(checkpoint, tmp_path):
     trainer = Trainer(accelerator="cpu", logger=False, barebones=True, default_root_dir=tmp_path)
     with pytest.raises(ValueError, match="tasks semseg, depth, but the network has depth"):
         trainer.validate(MultiTaskModule(TinyNetwork(tasks=["depth"])), TinyDataModule(), ckpt_path=checkpoint[0])
+
+
+@pytest.mark.parametrize(("classes", "difference"), [
+    (["wall", "floor"], "class 0 is 'floor' in it, and 'wall' here"),
+    (["floor", "door"], "class 1 is 'wall' in it, and 'door' here"),
+    (["floor"], "class 1 is 'wall' in it, and missing here"),
+    (["floor", "wall", "sky"], "class 2 is missing in it, and 'sky' here"),
+])  # fmt: skip
+@pytest.mark.parametrize("verb", ["validate", "test", "predict", "fit"])
+def test_other_classes_are_refused_even_if_the_weights_fit(checkpoint, tmp_path, verb, classes, difference):
+    trainer = Trainer(accelerator="cpu", logger=False, barebones=True, default_root_dir=tmp_path)
+    module = MultiTaskModule(TinyNetwork(classes=classes, tasks=["semseg", "depth"], width=5))
+    sentence = f"was trained for other classes: {difference}.* new training from its network .*=Pretrained"
+    with pytest.raises(ValueError, match=sentence):
+        getattr(trainer, verb)(module, TinyDataModule(), ckpt_path=checkpoint[0])
 
 
 def test_what_does_not_fit_is_listed_key_by_key(checkpoint):

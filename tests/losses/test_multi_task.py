@@ -384,3 +384,13 @@ def test_confidence_is_not_in_the_published_code_and_must_fit():
     for wrong in ({"confidence_tasks": ["colour"]}, {"weights": {"colour": 1.0}}, {"losses": {"colour": DepthLoss()}}):
         with pytest.raises(ValueError, match="There is no task colour: a loss can have semseg, depth, normals, valid,"):
             MultiTaskLoss(**wrong)
+
+
+WRONG = [{"weights": {"depth": -1.0}}, {"auxiliary_weight": -0.1}, {"extended_weight": torch.nan}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_negative_weights_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"negative, but there is (depth -1|auxiliary_weight -0|extended_weight nan)"):
+        MultiTaskLoss(**wrong)
+    MultiTaskLoss({"depth": 0.0}, auxiliary_weight=0.0)

@@ -1,4 +1,6 @@
 import copy
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -223,6 +225,33 @@ def test_a_precision_that_rounds_labels_is_refused(tmp_path, precision):
     for verb in ("fit", "validate", "test"):
         with pytest.raises(ValueError, match=rf"{precision} would round labels .* use b?f?16-mixed"):
             getattr(trainer(tmp_path, max_epochs=1, precision=precision), verb)(module, data)
+
+
+class Sized(TinyDataModule):
+    """Data that say how large they are."""
+
+    def __init__(self, height):
+        super().__init__(batch_size=1)
+        self.height, self.width = height, 2 * height
+
+    def test_dataloader(self):
+        return DataLoader([{"image": torch.rand(3, self.height, self.width), "id": "a"}])
+
+    train_dataloader = val_dataloader = predict_dataloader = test_dataloader
+
+
+def test_data_of_another_size_than_the_network_is_made_for_are_noticed(tmp_path):
+    """But not for prediction, which resizes to the size of the network itself."""
+    module, one = MultiTaskModule(TinyNetwork(), schedule="constant"), trainer(tmp_path, max_steps=1)
+    for height, verb, count in [(16, "fit", 0), (32, "fit", 1), (16, "test", 0), (32, "test", 1), (32, "predict", 0)]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            getattr(one, verb)(module, Sized(height))
+        found = [str(warning.message) for warning in caught if "input_size" in str(warning.message)]
+        assert len(found) == count, (height, verb)
+        if found:
+            sentence = r"data are 32 x 64, .* input_size, 16 x 32: set .*input_size to \[32, 64\]"
+            assert re.search(sentence, found[0])
 
 
 def test_masks_of_other_ranges_than_the_loss_are_refused():

@@ -2,6 +2,8 @@ import re
 
 import pytest
 import torch
+from fake_files import write
+from fake_houses import SAMPLES, HousesDataModule, files
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -216,6 +218,12 @@ def test_panels_of_the_same_samples_go_to_tensorboard(tmp_path):
     assert all(width > 500 for panels in found.values() for _, width, _ in panels)
 
 
+@pytest.mark.parametrize("wrong", [{"every_n_epochs": 0}, {"every_n_epochs": -1}, {"count": -1}])
+def test_panels_of_no_epoch_are_refused(wrong):
+    with pytest.raises(InputError, match="PanelLogger needs a count of at least 0 and every_n_epochs of at least 1"):
+        PanelLogger(**wrong)
+
+
 def test_panels_without_tensorboard_say_so(tmp_path):
     with pytest.warns(UserWarning, match="PanelLogger draws nothing"):
         trainer(tmp_path, [PanelLogger()], max_steps=1, logger=CSVLogger(tmp_path)).fit(
@@ -322,3 +330,23 @@ def test_many_failures_are_counted_and_ten_are_shown(tmp_path):
     lines = str(caught.value).splitlines()
     assert len(lines) == 12 and lines[0].startswith("12 of 12 samples") and lines[-1] == "  and 2 more"
     assert all(re.search(rf"The id '\.\./{i}' cannot", line) for i, line in enumerate(lines[1:11]))
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_nothing_is_written_or_scored_for_a_panorama_that_cannot_be_read(tmp_path):
+    class AllTested(HousesDataModule):
+        def split_of(self, fields):
+            return "test"
+
+    write(tmp_path / "data", files() | {"Homes/train/b/rgb.png": b"nothing"})
+    (tmp_path / "without.txt").write_text("train_b")
+    data = AllTested(tmp_path / "data", 32, 64, batch_size=1, on_error="skip")
+    module = MultiTaskModule(TinyNetwork(classes=data.classes))
+    one = trainer(tmp_path, [PredictionWriter(str(tmp_path / "out"))])
+    predictions = one.predict(module, data)
+    written = {name.split("_depth")[0] for name in results(tmp_path / "out") if name.endswith("_depth.npy")}
+    assert written == {f"{home}_{room}" for home, room in SAMPLES} - {"train_b"}
+    assert sorted(len(batch) for batch in predictions) == [0, 1, 1, 1, 1, 1, 1]
+    without = AllTested(tmp_path / "data", 32, 64, batch_size=1, exclude=tmp_path / "without.txt")
+    (expected,), (scores,) = (one.test(module, each, verbose=False) for each in (without, data))
+    assert scores == pytest.approx(expected, nan_ok=True)

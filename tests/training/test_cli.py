@@ -1,4 +1,5 @@
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_training import CLASSES, TinyDataModule, TinyDataset, TinyNetwork
 
 from mtpano_zoo.cli import main as mtpano
-from mtpano_zoo.training.cli import classes_of, main, palette_of
+from mtpano_zoo.training.cli import classes_of, main, next_commands, palette_of
 from mtpano_zoo.zoo import load_model
 
 CHECKPOINTS = "runs/version_0/checkpoints"
@@ -114,8 +115,11 @@ def test_the_users_choices_win(folder):
 def test_the_configuration_of_an_earlier_run_is_kept(folder):
     arguments = ["fit", "--config", "tiny.yaml", "--trainer.logger=false", "--trainer.max_epochs=1"]
     arguments.append('--trainer.callbacks=[{"class_path": "PanelLogger"}]')
-    main(arguments)
+    cli = main(arguments)
     kept = (folder / "config.yaml").read_bytes()
+    printed = shlex.split(next_commands(cli.trainer).splitlines()[-1])
+    assert printed[:2] == ["mtpano", "test"]
+    main(printed[1:])
     with pytest.raises(FileExistsError, match=r"config\.yaml of an earlier run: set --trainer\.default_root_dir"):
         main([*arguments, "--model.lr=0.5"])
     assert (folder / "config.yaml").read_bytes() == kept

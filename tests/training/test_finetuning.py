@@ -164,6 +164,15 @@ def test_pretrained_keeps_the_classes_of_the_network_without_others(tiny_checkpo
     assert (depth.tasks, depth.classes, depth.palette) == (("depth",), (), None)
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_weights_that_were_saved_in_half_precision_are_trained_in_single(tiny_network, quiet, tmp_path, precision):
+    tiny_network().to(precision).save_pretrained(tmp_path / "half")
+    network, single = Pretrained(str(tmp_path / "half")), tiny_network()
+    assert {x.dtype for x in network.state_dict().values()} == {torch.float32, torch.int64}
+    assert_close(network.image_mean, single.image_mean, rtol=0, atol=0)
+    Trainer(max_epochs=1, **quiet).fit(MultiTaskModule(network), TinyDataModule())
+
+
 def test_pretrained_takes_a_colour_for_every_class(tiny_checkpoint, tmp_path):
     """Otherwise the network that is trained could be saved, but not loaded."""
     colours = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
@@ -171,6 +180,25 @@ def test_pretrained_takes_a_colour_for_every_class(tiny_checkpoint, tmp_path):
     assert load_model(tmp_path).palette == colours
     with pytest.raises(InputError, match="palette has 2 colours for 3 classes"):
         Pretrained(tiny_checkpoint, palette=colours[:2])
+
+
+@pytest.mark.parametrize("tasks", [None, ["depth"]])
+def test_a_network_with_the_same_classes_names_its_source_and_loses_its_scores(tiny_network, tmp_path, quiet, tasks):
+    trained = tiny_network()
+    trained.card = {"license": {"weights": "MIT"}, "upstream": [{"name": "ResNet", "license": "BSD-3-Clause"}]}
+    origin = dict(trained.card)
+    trained.card |= {"description": "rooms", "results": [{"mIoU": 0.1}], "limitations": ["No streets."]}
+    trained.save_pretrained(tmp_path / "rooms")
+    other = Pretrained(str(tmp_path / "rooms"), classes=trained.classes[::-1], tasks=tasks)
+    network = Pretrained(str(tmp_path / "rooms"), classes=trained.classes, tasks=tasks)
+    sentence = f"Weights of rooms for {', '.join(tasks or trained.tasks)}: to be trained."
+    expected = {"license": origin["license"], "upstream": [*origin["upstream"], {"name": "rooms", "license": "MIT"}]}
+    assert network.card == {"description": sentence, **expected}
+    assert {**other.card, "description": ""} == {"description": "", **expected}
+    trainer = Trainer(max_epochs=1, **quiet)
+    trainer.fit(MultiTaskModule(network), TinyDataModule())
+    card = load_model(trainer.checkpoint_callback.best_model_path).card
+    assert card == {"description": f"Trained further with mtpano_zoo, from: {sentence}", **expected}
 
 
 def test_a_network_in_metres_keeps_its_origin_and_loses_its_scores(tmp_path):

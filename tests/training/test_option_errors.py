@@ -13,6 +13,7 @@ from mtpano_zoo.training.cli import complete_command
 from mtpano_zoo.training.option_errors import explain, nearest_class, one_sentence
 
 QUICK = ["--config", "quickstart.yaml"]
+NO_LOSS = ["--model.network=Pretrained", "--model.network.source=mtpano-tiny.rooms", "--data=RoomsDataModule"]
 CALLBACK = '--trainer.callbacks=[{"class_path": "ModelCheckpoint", "init_args": {%s}}]'
 
 
@@ -61,6 +62,11 @@ CALLBACK = '--trainer.callbacks=[{"class_path": "ModelCheckpoint", "init_args": 
         ([*QUICK, "--data", "RoomDataModule"], "data: there is no class RoomDataModule; did you mean RoomsDataModule?"),
         ([*QUICK, "--data", "rooms"], "data: there is no class rooms; did you mean RoomsDataModule?"),
         ([*QUICK, "--model.loss=MultiTaskLos"], "did you mean MultiTaskLoss?"),
+        ([*NO_LOSS, "--model.loss.weights={semseg: 2}"], "The class of model.loss (class_path) is missing. Name one"),
+        ([*NO_LOSS, "--model.loss.init_args.weights.semseg=2"], "of model.loss (class_path) is missing. Name one"),
+        ([*QUICK, "--model.loss.wieghts.semseg=2"], "MultiTaskLoss has no argument wieghts.semseg; did you mean weigh"),
+        ([*NO_LOSS, "--model.network.init_args.input_size=null"], "model.network.input_size cannot be null on the"),
+        ([*NO_LOSS, "--model.network.tasks=null"], "model.network.tasks cannot be null on the command line: set it"),
         ([*QUICK, "--trainer.logger=TensorBordLogger"], "did you mean TensorBoardLogger?"),
         ([*QUICK, "--trainer.callbacks+=ModelChekpoint"], "did you mean ModelCheckpoint?"),
         ([*QUICK, "--data.augmentation.class_path=Augmentatoin"], "data.augmentation: there is no class Augmentatoin;"),

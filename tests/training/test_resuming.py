@@ -67,6 +67,43 @@ def test_training_that_a_number_of_steps_ended_goes_on_as_if_it_had_not(tmp_path
     assert seen == expected
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (2, 1), (2, 3), (2, 4), (3, 2)])
+def test_batches_of_another_size_go_on_with_the_next_sample_of_the_epoch(tmp_path, before, after):
+    """As far as samples fill batches; later epochs are whole, and each epoch ends with a validation."""
+
+    class Seen(MultiTaskModule):
+        def training_step(self, batch, batch_idx):
+            seen[self.current_epoch].extend(batch["id"])
+            return super().training_step(batch, batch_idx)
+
+        def on_validation_epoch_end(self):
+            seen[self.current_epoch].append("validated")
+            super().on_validation_epoch_end()
+
+    def fit(size, path=None):
+        keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+        options = {"enable_checkpointing": True, "num_sanity_val_steps": 0, "max_epochs": 3}
+        one = trainer(tmp_path, callbacks=[keep] if path is None else [], **options)
+        one.fit(Seen(TinyNetwork(), schedule="constant"), Resumable(batch_size=size), ckpt_path=path)
+
+    seen = {epoch: [] for epoch in range(3)}
+    fit(before)
+    loader, orders = Resumable(batch_size=1).train_dataloader(), []
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)
+        orders.append([name for batch in loader for name in batch["id"]])
+    for step in range(1, 8 // before + 2):
+        epoch, done = divmod(step, 8 // before)
+        expected = []
+        for number, first in zip(range(epoch, 3), (done * before, 0, 0), strict=False):
+            expected.append(orders[number][first : first + (8 - first) // after * after])
+        seen = {number: [] for number in range(3)}
+        fit(after, tmp_path / f"step={step}.ckpt")
+        found = [[name for name in seen[number] if name != "validated"] for number in range(epoch, 3)]
+        assert found == expected, step
+        assert all(seen[number][-1:] == ["validated"] for number in range(epoch, 3) if found[number - epoch]), step
+
+
 class Foreign(DataLoader):
     """A loader with a state of its own."""
 

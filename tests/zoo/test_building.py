@@ -57,10 +57,14 @@ def test_a_network_comes_back_bitwise(tmp_path: Path, tiny_network, convention: 
         torch.testing.assert_close(ours[task], theirs[task], rtol=1e-5, atol=1e-5)
 
 
-def test_precision_is_kept(tmp_path: Path, tiny_network) -> None:
-    network = tiny_network().to(torch.bfloat16)
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_precision_is_kept(tmp_path: Path, tiny_network, precision: torch.dtype) -> None:
+    network = tiny_network().eval().to(precision)
     loaded = read_network(write(network, tmp_path))
-    assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in loaded.parameters()} == {precision}
+    image = torch.rand(3, 32, 64)
+    ours, theirs = network.predict(image), loaded.predict(image)
+    torch.testing.assert_close(theirs.depth, ours.depth, rtol=0.02, atol=0.01)
 
 
 def test_reading_neither_draws_random_numbers_nor_leaves_anything_behind(tmp_path: Path, tiny_network) -> None:
