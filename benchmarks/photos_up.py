@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.4, help="share of views from photographs")
     parser.add_argument("--views", type=int, default=16000, help="number of views")
     parser.add_argument("--workers", type=int, default=2, help="processes that render them")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--every", type=int, default=250, help="steps from one line to the next")

@@ -137,7 +137,7 @@ def run(
     if smooth and not videos:
         raise InputError("smooth is for videos, and there is none: leave it out")
     shown = depth_range if panel or videos else None
-    levelled = "noticed" if level is None and notices_tilt(model) else level
+    levelled = {None: "noticed", True: True, False: "never"}[level] if notices_tilt(model) else level
     settings = {**options, **reading, "level": levelled, "depth_range": shown, "stride": stride, "smooth": smooth}
     recorded = _recorded(model, settings)
     manifest = manifest_of("mtpano run", described or describe_model(model), recorded)

@@ -1,6 +1,8 @@
 """Networks that notice a tilt by themselves: rooms that were tilted by a known rotation."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mtpano_zoo import load_model
+from mtpano_zoo.cli import main
 from mtpano_zoo.data import RoomsDataset
-from mtpano_zoo.image_io import Panorama
+from mtpano_zoo.image_io import Panorama, write_png
 from mtpano_zoo.image_io.gpano import PoseAngles
 from mtpano_zoo.models import PDBridgeNet, prepare_for_inference
 from mtpano_zoo.prediction import Prediction, predict
@@ -132,3 +135,17 @@ def test_a_network_that_is_trained_further_loses_its_head() -> None:
         network: Any = load_pretrained("mtpano-small.photos", **options)
         assert network.up_head is None and network.describe()["init_args"]["up_head"] is False
         assert not any("up_head" in name for name in network.state_dict())
+
+
+def test_the_folder_records_whether_the_network_decides(room: Tensor, tmp_path: Path) -> None:
+    turn = rotation_matrix(pitch=20.0)
+    image, out = tmp_path / "room.png", tmp_path / "out"
+    write_png(image, (rotate(room[None], turn)[0] * 255).byte().permute(1, 2, 0).numpy(), "")
+    options = [str(image), "--out", str(out), "--no-panel"]
+    assert main(["run", *options]) == 0
+    assert json.loads((out / "manifest.json").read_text())["options"]["level"] == "noticed"
+    record = json.loads((out / "manifest.images.jsonl").read_text().splitlines()[-1])
+    assert degrees_between(record["up"], turn.T @ UP) < 1.5
+    assert main(["run", *options, "--no-level"]) == 1
+    assert main(["run", *options, "--no-level", "--overwrite"]) == 0
+    assert "up" not in json.loads((out / "manifest.images.jsonl").read_text().splitlines()[-1])
