@@ -113,16 +113,27 @@ class Features(IterableDataset[dict[str, Any]]):
         return torch.where(known, target, math.nan)
 
     def _photograph(self, choice: random.Random) -> Tensor:
-        """Return a photograph (3, H, W), twice as high as needed, at a random exposure, through a tone curve."""
+        """Return a photograph (3, H, W), twice as high as needed."""
         light = torch.from_numpy(choice.choice(self.photographs)).float().permute(2, 0, 1)
-        light = resize(light, 2 * self.options.height, 4 * self.options.height).clamp(min=0)
-        light *= 0.35 * math.exp(choice.gauss(0, 0.4)) / max(float(light.median()), 0.03)
-        curve = choice.random()
-        if curve < 0.5:
-            light = 1 - torch.exp(-1.2 * light)
-        elif curve < 0.75:
-            light = light * (1 + light / 9) / (1 + light)
-        return light.clamp(0, 1).pow(1 / 2.2)
+        return exposed(resize(light, 2 * self.options.height, 4 * self.options.height), choice, 0.4)
+
+
+def exposed(light: Tensor, choice: random.Random, spread: float) -> Tensor:
+    """Return a photograph (3, H, W) of light at a random exposure, through a random tone curve.
+
+    Args:
+        light: Linear light (3, H, W).
+        choice: Source of random numbers.
+        spread: Standard deviation of the logarithm of the exposure.
+    """
+    light = light.clamp(min=0)
+    light = light * (0.35 * math.exp(choice.gauss(0, spread)) / max(float(light.median()), 0.03))
+    curve = choice.random()
+    if curve < 0.5:
+        light = 1 - torch.exp(-1.2 * light)
+    elif curve < 0.75:
+        light = light * (1 + light / 9) / (1 + light)
+    return light.clamp(0, 1).pow(1 / 2.2)
 
 
 def _bfloat16(inputs: Any) -> Any:

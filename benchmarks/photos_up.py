@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from photos_decoder import exposed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -23,6 +24,7 @@ from mtpano_zoo import load_model
 from mtpano_zoo.data import Augmentation, HomesDataset, RoomsDataset, StreetsDataset
 from mtpano_zoo.data.backdrops import read_backdrops
 from mtpano_zoo.layers import UpHead
+from mtpano_zoo.models import PDBridgeNet
 from mtpano_zoo.prediction.small_image import encoder_levels
 from mtpano_zoo.sphere import rotate, rotation_matrix, unit
 
@@ -59,7 +61,8 @@ class Views(IterableDataset[tuple[Tensor, Tensor]]):
         augment = Augmentation(yaw=1.0, mirror=0.5, photometric=1.0, strength=1.5, seed=self.options.seed)
         while True:
             if self.photographs and choice.random() < self.options.share:
-                level = _photograph(choice.choice(self.photographs), choice)
+                light = torch.from_numpy(choice.choice(self.photographs)).float().permute(2, 0, 1)
+                level = exposed(light, choice, 0.5)
             else:
                 level = choice.choices(sets, (2, 2, 1))[0][choice.randrange(COUNT)]["image"]
             for _ in range(VIEWS):
@@ -69,18 +72,6 @@ class Views(IterableDataset[tuple[Tensor, Tensor]]):
                 if choice.random() < 0.15:
                     _blacken_poles(image, choice)
                 yield head.pooled(encoder_levels(network, image))[0].half(), turn.T @ UP
-
-
-def _photograph(pixels: Any, choice: random.Random) -> Tensor:
-    """Return a photograph (3, H, W) at a random exposure, through a random tone curve."""
-    light = torch.from_numpy(pixels).float().permute(2, 0, 1).clamp(min=0)
-    light = light * (0.35 * math.exp(choice.gauss(0, 0.5)) / max(float(light.median()), 0.03))
-    curve = choice.random()
-    if curve < 0.5:
-        light = 1 - torch.exp(-1.2 * light)
-    elif curve < 0.75:
-        light = light * (1 + light / 9) / (1 + light)
-    return light.clamp(0, 1).pow(1 / 2.2)
 
 
 def _turn(choice: random.Random) -> Tensor:
@@ -147,6 +138,8 @@ def main() -> None:
     if Path(options.folder).exists():
         parser.error(f"{options.folder} is there already: name a new folder")
     network = load_model(options.source)
+    if not isinstance(network, PDBridgeNet):
+        parser.error(f"{options.source} is a {type(network).__name__}: only a PDBridgeNet can have an up_head")
     loader = DataLoader(Views(options), batch_size=None, num_workers=options.workers)
     start, features, ups = time.perf_counter(), [], []
     for feature, up in loader:

@@ -15,6 +15,7 @@ __all__ = (
     "TRACEBACK_HELP",
     "ShortVerbParser",
     "Verbs",
+    "add_level_option",
     "add_reading_options",
     "field_of_view",
     "file_to_write",
@@ -195,6 +196,15 @@ def _angle_or_auto(text: str) -> float | str:
         return text if text == "auto" else float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"an angle in degrees, or auto, not {text}") from error
+
+
+def add_level_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says whether `predict` levels panoramas."""
+    parser.add_argument(
+        "--level",
+        action=argparse.BooleanOptionalAction,
+        help="level tilted panoramas before the network sees them (default: images in which it notices a clear tilt)",
+    )
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import erp_angles, erp_rays, pad, solid_angles, unit
 
 __all__ = ("UpHead",)
@@ -43,23 +42,12 @@ class UpHead(nn.Module):
         self.vote = nn.Conv2d(width, 4, 1)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Return unit vectors (B, 3) in the frame of the camera, from the encoder's levels (B, C, h, w).
-
-        Raises:
-            InputError: If height or width of a level is odd.
-        """
+        """Return unit vectors (B, 3) in the frame of the camera, from the encoder's levels (B, C, h, w)."""
         return unit(self.votes(self.pooled(levels)).sum((2, 3)))
 
     def pooled(self, levels: Sequence[Tensor]) -> Tensor:
-        """Return the two deepest of the encoder's levels at half their size, (B, 2 C, h / 2, w / 2).
-
-        Raises:
-            InputError: If height or width of a level is odd.
-        """
-        deepest = torch.cat([*levels[-2:]], dim=1)
-        if deepest.shape[-2] % 2 or deepest.shape[-1] % 2:
-            raise InputError(f"UpHead needs levels of even height and width, not {tuple(deepest.shape[-2:])}")
-        return F.avg_pool2d(deepest, 2)
+        """Return the two deepest of the encoder's levels at half their size, (B, 2 C, h / 2, w / 2), rounded up."""
+        return F.avg_pool2d(torch.cat([*levels[-2:]], dim=1), 2, ceil_mode=True)
 
     def votes(self, pooled: Tensor) -> Tensor:
         """Return the weighted votes (B, 3, h, w), in the frame of the camera, of pooled levels (B, 2 C, h, w)."""

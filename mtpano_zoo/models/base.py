@@ -112,6 +112,12 @@ class PanoramaNetwork(RecordedModule):
         if height < 1 or width < 1 or height % self.multiple or width % self.multiple:
             raise InputError(f"{what} is {height} x {width}, but both must be multiples of {self.multiple}.")
 
+    def drop_up_head(self) -> None:
+        """Remove the `up_head`, because it fits only the encoder as it is now."""
+        self.up_head = None
+        if "up_head" in self.config:
+            self.config["up_head"] = False
+
     def predict(self, source: Any, **options: Any) -> "Prediction | list[Prediction]":
         """Predict for a path, an image, an array or a tensor: see `mtpano_zoo.prediction.predict`."""
         from mtpano_zoo.prediction import predict  # the network itself needs no image reader and no plots

@@ -60,8 +60,8 @@ class PDBridgeNet(PanoramaNetwork):
             scratch on rooms, they did not help (benchmarks/README.md).
         token_mixer: refine levels with a kernel that widens towards the poles instead of a 3 x 3 convolution. By
             default, only `paper` does so, for the same reason.
-        up_head: have an `up_head`, by which `predict` notices that a camera is tilted. No loss reaches it, and it is
-            frozen: benchmarks/photos_up.py fits it to the encoder of a trained network.
+        up_head: have an `up_head`, by which `predict` notices that a camera is tilted. It is for networks that
+            benchmarks/photos_up.py has fitted one to: no loss reaches it, and an untrained one tells nothing.
         palette: colour (R, G, B) of every class.
         image_mean: mean that the encoder's images are normalised with.
         image_std: standard deviation that the encoder's images are normalised with.

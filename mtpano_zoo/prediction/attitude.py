@@ -64,16 +64,16 @@ def level_input(
     )
     plain = _plain(network)
     head = getattr(plain, "up_head", None) if level is None else None
-    if head is None and not (getattr(plain, "card", None) or {}).get("familiarity"):
-        return Shown(batch, attitudes, None)
-    levels = encoder_levels(plain, batch)
-    if head is None:
+    known = head is not None or (getattr(plain, "card", None) or {}).get("familiarity")
+    whole = [_seen(panorama) is None for panorama in panoramas]
+    levels = encoder_levels(plain, batch) if known and any(whole) else None
+    if head is None or levels is None:
         return Shown(batch, attitudes, levels)
     ups = _noticed(head, levels)
     tilted = [
         i
-        for i, panorama in enumerate(panoramas)
-        if _seen(panorama) is None and attitudes[i].turn is None and levelling_rotation(ups[i], NOTICED) is not None
+        for i, complete in enumerate(whole)
+        if complete and attitudes[i].turn is None and levelling_rotation(ups[i], NOTICED) is not None
     ]
     for i in tilted:
         attitudes[i] = _estimated(_settled(plain, panoramas[i], batch[i], ups[i]))

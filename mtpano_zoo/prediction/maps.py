@@ -65,7 +65,8 @@ class Prediction:
         classes: Class names.
         palette: Class colours (N, 3) uint8.
         up: Unit vector (x, y, z) that points up, in the frame of the camera, if `predict` was asked to level the
-            panorama and found a clear direction, or if its file says how the camera was tilted.
+            panorama and found a clear direction, if the network noticed a tilt, or if its file says how the camera was
+            tilted.
         heading: Compass heading of the image centre, in degrees clockwise from north, if its file states it.
         window: Where the image lies on the sphere, if it covers only part of it.
         doubts: Reasons not to trust the maps, as sentences, see `mtpano_zoo.prediction.familiarity`.

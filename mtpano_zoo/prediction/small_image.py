@@ -28,7 +28,7 @@ def encoder_of(network: nn.Module) -> "Encoder":
     encoder = None if part is None else network.get_submodule(part)
     if not isinstance(encoder, Encoder):
         raise InputError(
-            f"{type(network).__name__} has no Encoder whose features could be compared: choose another network"
+            f"{type(network).__name__} has no Encoder whose features could be read: choose another network"
         )
     return encoder
 

@@ -154,7 +154,9 @@ def run(
         read = partial(_read, reading=reading)
         predict_all = partial(predict, model, **options)
         _process(todo, batch_size, read, predict_all, output, workers)
-        video_run = VideoRun(output, bar, cast("Any", predict_all), tasks, reading, batch_size, workers, smooth)
+        # Frame by frame, what a network notices would make the maps jump.
+        predict_frames: Any = partial(predict_all, level=bool(level))
+        video_run = VideoRun(output, bar, predict_frames, tasks, reading, batch_size, workers, smooth)
         for job in videos:
             video_run.run(job)
     report.failed = {image: report.failed[image] for image in images if image in report.failed}

@@ -52,8 +52,9 @@ class PanoramaModule(LightningModule):
 
     Checkpoints describe their network in plain data, so that `load_model` needs nothing but the file. They also keep
     the state of the random generators: training on one device that resumes from the end of an epoch continues exactly.
-    From within an epoch it continues with the next sample if training has a single loader from `mtpano_zoo.data`, as
-    all data modules there have. The position in several loaders (a dict or a list) is not kept.
+    From within an epoch it continues with the next sample (with shards, if the batches have the same size) if training
+    has a single loader from `mtpano_zoo.data`, as all data modules there have. The position in several loaders (a dict
+    or a list) is not kept. An `up_head` is removed, because training changes the encoder that it fits.
 
     Args:
         network: The network; its encoder (``encoder_part``) can have a learning rate of its own or be frozen.
@@ -114,6 +115,7 @@ class PanoramaModule(LightningModule):
                 f"the loss trains masks of the ranges {learned}, but the network has masks of {masked}: set both to "
                 "the same ranges."
             )
+        network.drop_up_head()  # no loss reaches it, and training changes the encoder that it fits
         self.network = network
         self.loss = loss
         self.lr = lr
@@ -234,7 +236,7 @@ class PanoramaModule(LightningModule):
         loader: Any = self.trainer.train_dataloader
         if self._loader_state is not None and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(self._loader_state)
-            continue_epoch(self.trainer, getattr(loader, "epoch", None), getattr(loader, "done", 0))
+            continue_epoch(self.trainer, getattr(loader, "epoch", None), getattr(loader, "done", None))
         self._loader_state = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -84,25 +84,26 @@ def read_plain_data_only(strategy: Strategy) -> None:
         strategy.load_optimizer_state_dict = partial(_load_optimizers, strategy, restore)  # type: ignore[method-assign]
 
 
-def continue_epoch(trainer: Trainer, epoch: int | None, done: int) -> None:
+def continue_epoch(trainer: Trainer, epoch: int | None, done: int | None) -> None:
     """Continue an epoch in which `max_steps` ended a training: Lightning has counted it already.
 
-    Its batches are counted anew, since they may have had another size.
+    Its batches are counted anew if the loader knows their number, since they may have had another size.
 
     Args:
         trainer: A trainer that begins to train.
         epoch: The epoch that the loader continues, if it knows.
-        done: How many of its batches are done.
+        done: How many of its batches are done, if it knows.
     """
     loop = trainer.fit_loop
     progress = cast(Any, loop.epoch_progress.current)
     is_whole = loop.epoch_loop.batch_progress.is_last_batch
     if epoch is None:
         return
-    counts = cast(Any, loop.epoch_loop.batch_progress.current)
-    more = (int(trainer.num_training_batches) if is_whole else done) - counts.ready
-    for name in ("ready", "started", "processed", "completed"):
-        setattr(counts, name, getattr(counts, name) + more)
+    if done is not None:
+        counts = cast(Any, loop.epoch_loop.batch_progress.current)
+        more = (int(trainer.num_training_batches) if is_whole else done) - counts.ready
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(counts, name, getattr(counts, name) + more)
     if epoch >= progress.processed or (is_whole and trainer.max_steps == -1):
         return
     progress.processed = epoch

@@ -13,6 +13,7 @@ from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import (
     Verbs,
+    add_level_option,
     add_reading_options,
     number_of,
     number_of_processes,
@@ -80,11 +81,7 @@ def add(verbs: Verbs) -> None:
         metavar="SECONDS",
         help="videos: time constant over which depth and normals are smoothed, e.g. 0.2 (default: not at all)",
     )
-    run.add_argument(
-        "--level",
-        action=argparse.BooleanOptionalAction,
-        help="level tilted panoramas before the network sees them (default: if the network notices a clear tilt)",
-    )
+    add_level_option(run)
     add_reading_options(run)
     written = report_to_write(lambda found: "written" in found)
     run.add_argument("--json", type=written, metavar="FILE", help="write the outcome for every file as JSON")

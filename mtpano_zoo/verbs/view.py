@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mtpano_zoo.errors import InputError, Terminated
 from mtpano_zoo.output_paths import check_no_input, printable, user_path
 from mtpano_zoo.resources import DEFAULT_MODEL
-from mtpano_zoo.short_verbs import Verbs, add_reading_options, file_to_write, reading_options
+from mtpano_zoo.short_verbs import Verbs, add_level_option, add_reading_options, file_to_write, reading_options
 
 if TYPE_CHECKING:
     from mtpano_zoo.prediction import Prediction
@@ -36,6 +36,7 @@ def add(verbs: Verbs) -> None:
         "--model", metavar="NAME_OR_PATH", help=f"network that predicts for an image (default {DEFAULT_MODEL})"
     )
     view.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
+    add_level_option(view)
     add_reading_options(view)
     view.set_defaults(execute=_view)
 
@@ -85,8 +86,8 @@ def _view(options: argparse.Namespace) -> int:
 
 def _check_unused(options: argparse.Namespace) -> None:
     """Refuse options of a prediction, since the results have been predicted before."""
-    of_a_prediction = {"model": options.model, "device": options.device, **reading_options(options)}
-    for name, value in of_a_prediction.items():
+    of_a_prediction = {"model": options.model, "device": options.device, "level": options.level is not None}
+    for name, value in {**of_a_prediction, **reading_options(options)}.items():
         if value:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option} does not change the result {options.source}: leave it out, or name the image")
@@ -99,7 +100,8 @@ def _predicted(options: argparse.Namespace) -> "Prediction":
     from mtpano_zoo.zoo import load_model
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    prediction = predict(load_model(options.model or DEFAULT_MODEL, device), options.source, **reading_options(options))
+    network = load_model(options.model or DEFAULT_MODEL, device)
+    prediction = predict(network, options.source, level=options.level, **reading_options(options))
     if not isinstance(prediction, Prediction):
         raise InputError(f"{options.source} holds several panoramas")
     return prediction

@@ -109,7 +109,8 @@ def assemble(
         card = transferred_card(card, source, f"with untrained classifiers for {len(network.classes)} other classes")
     check_weights(network, weights, source)
     network.load_state_dict(dict(weights), assign=True)
-    network.to(weight_type(network))  # buffers that no file holds are float32 until then
+    if len({weight.dtype for weight in weights.values() if weight.is_floating_point()}) == 1:
+        network.to(weight_type(network))  # buffers that no file holds are float32 until then
     network.card = card
     return network.eval()
 

@@ -22,8 +22,7 @@ def load_pretrained(
 ) -> PanoramaNetwork:
     """Load a network to train it further, as `class_path: Pretrained` in a configuration does.
 
-    Its weights become float32, whatever they were saved in. Its card names the source as upstream, and no scores. An
-    `up_head` is left out: it fits only the encoder as it is before training.
+    Its weights become float32, whatever they were saved in. Its card names the source as upstream, and no scores.
 
     Args:
         source: see `load_model`.
@@ -40,8 +39,6 @@ def load_pretrained(
     trained = load_model(source, tasks=tasks)
     if "semseg" not in trained.tasks:
         classes, palette = (), None
-    if trained.up_head is not None:
-        trained.up_head, trained.config["up_head"] = None, False
     description = trained.describe() | {"card": trained.card}
     weights = _in_float32(trained)
     network = assemble(description, weights, source, classes=classes or None, palette=palette, input_size=input_size)

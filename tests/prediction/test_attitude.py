@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from mtpano_zoo import load_model
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import RoomsDataset
+from mtpano_zoo.evaluation.predictors import NetworkPredictor
 from mtpano_zoo.image_io import Panorama, write_png
 from mtpano_zoo.image_io.gpano import PoseAngles
+from mtpano_zoo.losses import MultiTaskLoss
 from mtpano_zoo.models import PDBridgeNet, prepare_for_inference
 from mtpano_zoo.prediction import Prediction, predict
 from mtpano_zoo.sphere import rotate, rotation_matrix
-from mtpano_zoo.zoo.pretrained import load_pretrained
+from mtpano_zoo.training import MultiTaskModule
 
 UP = torch.tensor([0.0, -1.0, 0.0])
 
@@ -128,13 +130,29 @@ def test_prepared_networks_notice_it_too(room: Tensor, precision: Any) -> None:
     assert degrees_between(up_of(network, rotate(room[None], turn)[0]), turn.T @ UP) < 1.5
 
 
-def test_a_network_that_is_trained_further_loses_its_head() -> None:
+def test_a_network_that_is_trained_further_loses_its_head(tmp_path: Path) -> None:
     """Its encoder changes, so that the head would be wrong; and no loss reaches it."""
-    assert load_model("mtpano-small.photos").up_head is not None
-    for options in ({}, {"classes": ["floor", "rest"]}):
-        network: Any = load_pretrained("mtpano-small.photos", **options)
-        assert network.up_head is None and network.describe()["init_args"]["up_head"] is False
-        assert not any("up_head" in name for name in network.state_dict())
+    network = load_model("mtpano-small.photos")
+    assert network.up_head is not None
+    assert MultiTaskModule(network, MultiTaskLoss()).network.up_head is None
+    assert not any("up_head" in name for name in network.state_dict())
+    network.save_pretrained(tmp_path)
+    assert load_model(tmp_path).up_head is None
+
+
+def test_the_head_is_kept_with_fewer_tasks_and_in_half_precision(room: Tensor, tmp_path: Path) -> None:
+    network = load_model("mtpano-small.photos", tasks=["normals"]).half()
+    network.save_pretrained(tmp_path)
+    turn = rotation_matrix(roll=20.0)
+    assert degrees_between(up_of(load_model(tmp_path), rotate(room[None], turn)[0]), turn.T @ UP) < 1.5
+
+
+def test_a_cube_face_on_a_black_sphere_is_not_levelled(network: PDBridgeNet) -> None:
+    says(network, rotation_matrix(roll=30.0) @ UP)
+    predictor = NetworkPredictor(network, "it")
+    assert predictor.faces is not None
+    predictor.faces(torch.rand(6, 3, 16, 16))
+    assert network.up_head.asked == 0
 
 
 def test_the_folder_records_whether_the_network_decides(room: Tensor, tmp_path: Path) -> None:
