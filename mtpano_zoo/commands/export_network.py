@@ -18,6 +18,7 @@ from mtpano_zoo.models import prepare_for_inference
 from mtpano_zoo.models.inference import InferenceNetwork
 from mtpano_zoo.output_paths import check_destination
 from mtpano_zoo.outputs import weight_type
+from mtpano_zoo.prediction.attitude import notices_tilt
 from mtpano_zoo.tasks import MAIN_TASKS, Task
 
 __all__ = ("FORMATS", "Format", "export")
@@ -91,7 +92,8 @@ def export(
     if height < 1 or width != 2 * height:
         raise InputError(f"a panorama is twice as wide as high: the network cannot be exported for {height} x {width}")
     prepared = prepare_for_inference(network, winograd=False)
-    prepared.network.register_module("up_head", None)  # only `predict` uses it
+    if notices_tilt(prepared):
+        prepared.network.register_module("up_head", None)  # only `predict` uses it
     outputs = _Outputs(prepared).eval()
     images = torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
