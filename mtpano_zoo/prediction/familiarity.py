@@ -26,7 +26,7 @@ def mean_features(levels: Sequence[Tensor]) -> Tensor:
     """Return the means over the sphere (B, C) of the deepest of an encoder's levels (B, C, h, w).
 
     Example:
-        >>> mean_features([torch.full((1, 2, 4, 8), 3.0)]).tolist()
+        >>> mean_features([torch.full((1, 2, 4, 8), 3.0)]).round(decimals=3).tolist()
         [[3.0, 3.0]]
     """
     deepest = levels[-1]

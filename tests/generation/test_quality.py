@@ -84,7 +84,7 @@ def test_features_see_their_part_of_the_sphere() -> None:
 
 def test_a_network_whose_encoder_has_other_maps_is_refused() -> None:
     for name in ("HoHoNet", "EGformer"):
-        with pytest.raises(InputError, match=f"{name} has no Encoder whose features could be compared"):
+        with pytest.raises(InputError, match=f"{name} has no Encoder whose features could be read"):
             features_of([waves(1)], TINY[name].build())
 
 
