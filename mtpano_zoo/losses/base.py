@@ -5,7 +5,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ("BatchLabels", "Loss", "TaskLoss")
+from mtpano_zoo.errors import InputError
+
+__all__ = ("BatchLabels", "Loss", "TaskLoss", "check_not_negative")
+
+
+def check_not_negative(weights: Mapping[str, float]) -> None:
+    """Refuse negative weights, by which training would increase a loss.
+
+    Raises:
+        InputError: If a weight is negative or NaN.
+    """
+    if negative := [f"{name} {weight}" for name, weight in weights.items() if not weight >= 0]:
+        raise InputError(f"Weights of a loss must not be negative, but there is {', '.join(negative)}.")
 
 
 class Loss(nn.Module):

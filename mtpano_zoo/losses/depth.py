@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses.auxiliary import sobel
-from mtpano_zoo.losses.base import Loss
+from mtpano_zoo.losses.base import Loss, check_not_negative
 from mtpano_zoo.losses.dense import any_around
 from mtpano_zoo.losses.means import weighted_mean
 from mtpano_zoo.losses.multi_task import connected_zero
@@ -188,7 +188,7 @@ class DAPLoss(Loss):
         dice_weight: see `mask_error`.
 
     Raises:
-        InputError: If `weights` holds an unknown term.
+        InputError: If `weights` holds an unknown term, or a weight is negative.
     """
 
     def __init__(
@@ -207,6 +207,7 @@ class DAPLoss(Loss):
         super().__init__()
         if unknown := sorted(set(weights or {}) - set(WEIGHTS)):
             raise InputError(f"There is no term {', '.join(unknown)}: DAPLoss has {', '.join(WEIGHTS)}.")
+        check_not_negative({**(weights or {}), "dice_weight": dice_weight})
         self.weights = WEIGHTS | dict(weights or {})
         self.ranges = tuple(ranges)
         self.max_depth = max_depth

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses.auxiliary import edge_distance, image_gradient, point_map
-from mtpano_zoo.losses.base import BatchLabels, Loss, TaskLoss
+from mtpano_zoo.losses.base import BatchLabels, Loss, TaskLoss, check_not_negative
 from mtpano_zoo.losses.dense import masked_l1
 from mtpano_zoo.losses.means import several_processes
 from mtpano_zoo.losses.task_losses import TASK_LOSSES
@@ -76,9 +76,8 @@ class MultiTaskLoss(Loss):
         super().__init__()
         if unknown := sorted({*(weights or {}), *(losses or {}), *confidence_tasks} - set(MAIN_TASKS)):
             raise InputError(f"There is no task {', '.join(unknown)}: a loss can have {', '.join(MAIN_TASKS)}.")
-        given = {**(weights or {}), "auxiliary_weight": auxiliary_weight, "extended_weight": extended_weight}
-        if negative := [f"{name} {weight}" for name, weight in given.items() if not weight >= 0]:
-            raise InputError(f"Weights of a loss must not be negative, but there is {', '.join(negative)}.")
+        others = {"auxiliary_weight": auxiliary_weight, "extended_weight": extended_weight}
+        check_not_negative({**(weights or {}), **others})
         self.weights = dict.fromkeys(MAIN_TASKS, 1.0) | dict(weights or {})
         self.losses = nn.ModuleDict({task: kind() for task, kind in TASK_LOSSES.items()} | (losses or {}))
         self.auxiliary_weight = auxiliary_weight

@@ -205,6 +205,9 @@ def test_confidence_weighs_pixels_and_takes_them_out() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
+    for wrong in ({"weights": {"edges": -1.0}}, {"dice_weight": -0.5}):
+        with pytest.raises(ValueError, match=r"negative, but there is (edges -1|dice_weight -0)"):
+            DAPLoss(**wrong)
     with pytest.raises(ValueError, match="There is no term edge: DAPLoss has silog, fidelity, edges"):
         DAPLoss({"edge": 1.0})
     with pytest.raises(ValueError, match="has 1 ranges and the network 3 masks"):
