@@ -282,11 +282,19 @@ ON_A_CPU = ["photos-small.yaml", "photos-small-cpu.yaml", "photos-small-cpu-larg
     [
         (["streets.yaml"], []),
         (["photos-small.yaml"], [TINY_PHOTOS]),
+        (["photos-small.yaml"], [TINY_PHOTOS, {"data": {"init_args": {"render_on": "device"}}}]),
         (ON_A_CPU[:2], [{"data": TINY_PHOTOS["data"]}]),
         (ON_A_CPU[:3], [{"data": TINY_PHOTOS["data"]}, {"data": {"init_args": TINY_ROOMS_TOO}}]),
         (ON_A_CPU, [{"data": TINY_PHOTOS["data"]}, {"data": {"init_args": TINY_ROOMS_TOO}}]),
     ],
-    ids=["streets", "photos", "photos on a CPU", "photos on a CPU, larger", "photos on a CPU, slow encoder"],
+    ids=[
+        "streets",
+        "photos",
+        "photos that the device renders",
+        "photos on a CPU",
+        "photos on a CPU, larger",
+        "photos on a CPU, slow encoder",
+    ],
 )
 def test_homes_and_streets_train_together(
     configs: list[str],

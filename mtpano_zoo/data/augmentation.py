@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from mtpano_zoo.data.device_colours import DEVICE_CHANGES
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere import rotate, rotation_matrix
 from mtpano_zoo.tasks import SAMPLE_MAPS
@@ -40,9 +41,8 @@ def rotate_sample(sample: Sample, rotation: Tensor) -> Sample:
     rotated = dict(sample)
     for key in sample.keys() & SAMPLE_MAPS.keys():
         maps: Tensor = sample[key]
-        rotated[key] = rotate(maps.reshape(1, -1, *maps.shape[-2:]), rotation, SAMPLE_MAPS[key].sampling).view(
-            maps.shape
-        )
+        turn = rotation.to(maps.device)
+        rotated[key] = rotate(maps.reshape(1, -1, *maps.shape[-2:]), turn, SAMPLE_MAPS[key].sampling).view(maps.shape)
     return rotated
 
 
@@ -150,6 +150,23 @@ class Augmentation:
             sample = sample | {"image": self._change_colours(sample["image"], rng)}
         return dict(sample)
 
+    def change_on_device(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+        """Apply the transforms to an image (3, H, W) in [0, 1] where it is, with the numbers that they draw for it.
+
+        Those without a form for devices run on the host.
+        """
+        for transform in self._transforms:
+            transform.set_random_seed(int(rng.integers(2**32)))
+            change = DEVICE_CHANGES.get(type(transform).__name__)
+            if change is None:
+                pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+                image = torch.from_numpy(transform(image=pixels)["image"]).permute(2, 0, 1).to(image.device)
+            else:
+                transform(image=np.zeros((1, 1, 3), np.float32))  # only to draw; it may draw not to change anything
+                drawn = {name: value for name, value in transform.params.items() if name != "shape"}
+                image = change(image, **drawn) if drawn else image
+        return image.clamp(0, 1).contiguous()
+
     def _generator(self, name: str) -> np.random.Generator:
         text = f"{self.seed}/{int(self._epoch)}/{name}"
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -157,6 +174,8 @@ class Augmentation:
 
     def _change_colours(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """Apply the transforms of albumentations to an image (3, H, W) in [0, 1]."""
+        if image.device.type != "cpu":
+            return self.change_on_device(image, rng)
         if get_worker_info() is not None:
             # Workers share the cores, so use one thread each. Pass 0 for this: setting 1 after a fork waits for threads
             # that only the main process has.

@@ -44,10 +44,10 @@ class HomesDataset(SceneDataset):
         self._backdrops = read_backdrops(views) if views is not None else ()
         self._digest = folder_digest(views) if views is not None else ""
 
-    def __getitem__(self, index: int) -> Sample:
-        """Render or recall one sample; its `far` is all false, since nothing in a closed room is far."""
-        sample = super().__getitem__(index)
-        return sample | {"far": torch.zeros_like(sample["depth"], dtype=torch.bool)}
+    def finish(self, sample: Sample, index: int) -> Sample:
+        """Name and augment rendered maps; `far` is all false, since nothing in a closed room is far."""
+        far = torch.zeros_like(sample["depth"], dtype=torch.bool)
+        return super().finish(sample | {"far": far}, index)
 
     def draw(self, index: int) -> Room:
         """Draw a home without rendering it."""

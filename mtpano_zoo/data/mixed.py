@@ -13,20 +13,29 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.loading import EvaluationLoaders, TrainingSampler, training_loader
+from mtpano_zoo.data.device_rendering import (
+    DRAWN,
+    Drawn,
+    RenderingLoaders,
+    RenderOn,
+    check_render_on,
+    collate_drawn,
+)
+from mtpano_zoo.data.loading import training_loader
+from mtpano_zoo.data.mixed_sampler import MixedSampler
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
-from mtpano_zoo.data.scenes import SceneDataset
+from mtpano_zoo.data.scenes import SceneDataModule, SceneDataset
 from mtpano_zoo.data.shards import ShardsDataModule
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 
-__all__ = ("MixedDataModule", "MixedDataset", "MixedSampler", "merge_classes")
+__all__ = ("MixedDataModule", "MixedDataset", "merge_classes")
 
 ClassMap = Mapping[str, Mapping[str, str | None]]
 
 
-class MixedDataModule(EvaluationLoaders):
+class MixedDataModule(RenderingLoaders):
     """Several data modules as one: training draws from them by weight, and a batch may mix their samples.
 
     Where another sample of a batch has a label that a set lacks, the set's samples get "no label" and do not take part
@@ -71,10 +80,12 @@ class MixedDataModule(EvaluationLoaders):
         num_workers: Worker processes that read.
         augmentation: Augmentation for training samples of sets that have none of their own.
         seed: Seed of the draw of training samples.
+        render_on: `device` leaves rendering and augmenting of training samples to the device of the training, see
+            `SceneDataModule`; all sets must be scenes.
 
     Raises:
-        InputError: If an argument is out of range or names an unknown set or class, a set is a `ShardsDataModule`, or
-            sizes differ.
+        InputError: If an argument is out of range or names an unknown set or class, a set is a `ShardsDataModule`,
+            sizes differ, or not all sets can be rendered on the device.
     """
 
     def __init__(
@@ -89,8 +100,10 @@ class MixedDataModule(EvaluationLoaders):
         num_workers: int = 0,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        render_on: RenderOn = "workers",
     ) -> None:
         super().__init__()
+        check_render_on(render_on)
         if not modules or any(not name or "/" in name for name in modules):
             raise InputError("a mixture needs data modules, with names without a slash")
         if batch_size < 1 or num_workers < 0 or (samples_per_epoch is not None and samples_per_epoch < 1):
@@ -118,6 +131,8 @@ class MixedDataModule(EvaluationLoaders):
             raise InputError(
                 f"{counting[0]} counts its own batches, which a mixture does not have: set views_from_step to 0"
             )
+        if render_on == "device":
+            _check_rendered(modules)
         sizes = {name: _size(module) for name, module in modules.items()}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name} {height} x {width}" for name, (height, width) in sizes.items())
@@ -134,6 +149,7 @@ class MixedDataModule(EvaluationLoaders):
         own = {name: tuple(getattr(module, "classes", ())) for name, module in modules.items()}
         self.classes, self.lookups = merge_classes(own, class_map or {}, classes)
         self.palette = _merge_palettes(modules, self.lookups, len(self.classes))
+        self.render_on = render_on
         self._train_set: MixedDataset | None = None
 
     def prepare_data(self) -> None:
@@ -159,13 +175,16 @@ class MixedDataModule(EvaluationLoaders):
         sizes = self._train_set.sizes
         shares = [self.weights[name] if self.weights else size for name, size in sizes.items()]
         sampler = MixedSampler(self._train_set, shares, self.samples_per_epoch or sum(sizes.values()), self.seed)
+        samples, on_device = self._train_set, self.render_on == "device"
+        if on_device:
+            self.drawn_set, samples = samples, samples.only_drawn()
         return training_loader(
-            self._train_set,
+            samples,
             None,
             sampler=sampler,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=collate_drawn if on_device else collate,
         )
 
     def training_set(self, names: Sequence[str], kind: type["MixedDataset"] | None = None) -> "MixedDataset":
@@ -175,7 +194,7 @@ class MixedDataModule(EvaluationLoaders):
         # The mixture augments itself, since a sample drawn twice needs two names for that, and blackens poles after it.
         augmentations = {name: getattr(part, "augmentation", None) or self.augmentation for name, part in parts.items()}
         for part in parts.values():
-            part.augmentation, part.blackens = None, False
+            part.augmentation, part.blackens, part.draws_only = None, False, False
         return (kind or MixedDataset)(parts, self.lookups, augmentations)
 
     def _loader(self, split: str) -> DataLoader[Sample]:
@@ -229,7 +248,21 @@ class MixedDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Read one sample."""
         name, i, turn = self._place(index)
-        return self._finish(name, self.parts[name][i], i, turn)
+        sample = self.parts[name][i]
+        return _placed(sample, index) if DRAWN in sample else self._finish(name, sample, i, turn)
+
+    def only_drawn(self) -> "MixedDataset":
+        """Return the same samples as scenes that are not rendered yet; `finish` completes what was rendered."""
+        drawn = copy.copy(self)
+        drawn.parts = {name: copy.copy(part) for name, part in self.parts.items()}
+        for part in drawn.parts.values():
+            cast(SceneDataset, part).draws_only = True
+        return drawn
+
+    def finish(self, sample: Sample, index: int) -> Sample:
+        """Complete the maps of a rendered scene."""
+        name, i, turn = self._place(index)
+        return self._finish(name, cast(SceneDataset, self.parts[name]).finish(sample, i), i, turn)
 
     def __iter__(self) -> Iterator[Sample]:
         """Read every sample once; without this, Python would count up until an index is refused."""
@@ -243,7 +276,9 @@ class MixedDataset(Dataset[Sample]):
             name, i, turn = self._place(index)
             read = getattr(self.parts[name], "__getitems__", None)
             sample = self.parts[name][i] if read is None else read([i])[0]
-            if "unreadable" in sample:
+            if DRAWN in sample:
+                samples.append(_placed(sample, index))
+            elif "unreadable" in sample:
                 black[name] = sample | {"id": f"{name}/{sample['id']}"}
             else:
                 samples.append(self._finish(name, sample, i, turn))
@@ -271,63 +306,13 @@ class MixedDataset(Dataset[Sample]):
                 )
             padded = torch.full((NO_LABEL + 1,), NO_LABEL)
             padded[: len(lookup)] = lookup
-            sample["semseg"] = padded[labels]
+            sample["semseg"] = padded.to(labels.device)[labels]
         own = f"{name}/{sample['id']}"
         if (augmentation := self.augmentations.get(name)) is not None:
             sample = augmentation(sample | {"id": f"{own}/{turn}" if turn else own})
         if isinstance(part := self.parts[name], SceneDataset):
             sample = part.blacken(sample, i)
         return sample | {"id": own}
-
-
-class MixedSampler(TrainingSampler):
-    """This process's share of the samples that an epoch draws from a `MixedDataset`.
-
-    Args:
-        samples: The sets.
-        shares: Relative shares of the sets in an epoch.
-        count: Samples of an epoch in all processes.
-        seed: Seed of the draw.
-    """
-
-    def __init__(self, samples: MixedDataset, shares: Sequence[float], count: int, seed: int) -> None:
-        super().__init__(samples, None, seed)
-        self.samples = samples
-        self.num_samples = -(-count // self.num_replicas)
-        self.total_size = self.num_samples * self.num_replicas
-        exact = np.asarray(shares, np.float64) / np.sum(shares) * self.total_size
-        self.counts = np.floor(exact).astype(int)
-        # Largest remainders: counts that add up, each within one of its exact share.
-        self.counts[np.argsort(self.counts - exact, kind="stable")[: self.total_size - self.counts.sum()]] += 1
-
-    def draw(self, epoch: int) -> NDArray[np.intp]:
-        """Return the indices of an epoch, all processes together."""
-        return np.random.default_rng((self.seed, 1, epoch)).permutation(np.concatenate(self.pieces(epoch)))
-
-    def pieces(self, epoch: int) -> list[NDArray[np.intp]]:
-        """Return the indices of an epoch by set."""
-        drawn = []
-        start = 0
-        for part, (size, count) in enumerate(zip(self.samples.sizes.values(), self.counts.tolist(), strict=True)):
-            # An endless sequence of shuffled sets, of which every epoch takes the next piece.
-            places = np.arange(epoch * count, (epoch + 1) * count)
-            rounds = places // size
-            chosen = places % size
-            for r in np.unique(rounds):
-                order = np.random.default_rng((self.seed, 0, part, int(r))).permutation(size)
-                chosen[rounds == r] = order[chosen[rounds == r]]
-            by_sample = np.argsort(chosen, kind="stable")
-            turns = np.empty_like(chosen)
-            turns[by_sample] = np.arange(count) - np.searchsorted(chosen[by_sample], chosen[by_sample])
-            drawn.append(start + chosen + turns * len(self.samples))
-            start += size
-        return drawn
-
-    def __iter__(self) -> Iterator[int]:
-        """Run when the first index is requested, as in `TrainingSampler`."""
-        self.samples.set_epoch(self.epoch)
-        mine = self.draw(self.epoch)[self.rank : self.total_size : self.num_replicas]
-        return iter(mine[self.skipped :].tolist())
 
 
 def merge_classes(
@@ -391,6 +376,16 @@ def _merge_palettes(
         if new not in colours:
             colours[new] = next(colour for colour in spare if colour not in colours.values())
     return np.array([colours[new] for new in range(count)], np.uint8).reshape(-1, 3) if count else None
+
+
+def _placed(sample: Sample, index: int) -> Sample:
+    return sample | {DRAWN: Drawn(sample[DRAWN].scene, index)}
+
+
+def _check_rendered(modules: Mapping[str, LightningDataModule]) -> None:
+    for name, module in modules.items():
+        if not isinstance(module, SceneDataModule) or module.train_set.cached:
+            raise InputError(f"render_on: device is for rendered scenes without cache, and {name} is not: leave it out")
 
 
 def _size(module: LightningDataModule) -> tuple[int, int]:

@@ -368,8 +368,8 @@ def collate(samples: Sequence[Sample]) -> Sample:
         [1.0, 0.0]
     """
     keys = dict.fromkeys(itertools.chain.from_iterable(samples))
-    height, width = samples[0]["image"].shape[-2:]
-    empty = {key: _empty(SAMPLE_MAPS[key], height, width) for key in keys if key in SAMPLE_MAPS}
+    image = samples[0]["image"]
+    empty = {key: _empty(SAMPLE_MAPS[key], image) for key in keys if key in SAMPLE_MAPS}
     partial = [key for key in keys if key not in empty and not all(key in sample for sample in samples)]
     whole = [{key: sample.get(key, empty.get(key)) for key in keys if key not in partial} for sample in samples]
     batch: Sample = default_collate(whole)
@@ -377,9 +377,9 @@ def collate(samples: Sequence[Sample]) -> Sample:
     return batch | {key: [sample.get(key) for sample in samples] for key in partial}
 
 
-def _empty(kind: SampleMap, height: int, width: int) -> Tensor:
-    shape = (kind.channels, height, width) if kind.channels else (height, width)
-    return torch.full(shape, kind.empty, dtype=getattr(torch, kind.dtype))
+def _empty(kind: SampleMap, image: Tensor) -> Tensor:
+    shape = (kind.channels, *image.shape[-2:]) if kind.channels else image.shape[-2:]
+    return torch.full(shape, kind.empty, dtype=getattr(torch, kind.dtype), device=image.device)
 
 
 def _to_tensor(role: str, values: NDArray[Any]) -> Tensor:

@@ -1,5 +1,6 @@
 """Procedural scenes as data sets and as LightningDataModules: the base of rooms, homes and streets."""
 
+import copy
 import mmap
 import multiprocessing
 from collections.abc import Callable
@@ -12,7 +13,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.loading import EvaluationLoaders, check_batches, training_loader
+from mtpano_zoo.data.device_rendering import (
+    DRAWN,
+    Drawn,
+    RenderingLoaders,
+    RenderOn,
+    check_render_on,
+    collate_drawn,
+)
+from mtpano_zoo.data.loading import check_batches, training_loader
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.scenes import Room, render
 from mtpano_zoo.scenes.rendering import check_size
@@ -54,6 +63,7 @@ class SceneDataset(Dataset[Sample]):
     space: int = 0  # space of the keys, see `room_key`
     outdoors: ClassVar[bool] = False
     blackens: bool = True  # a mixture, which augments the samples itself, calls `blacken` after that
+    draws_only: bool = False  # another process renders what this one draws, and calls `finish`
 
     def __init__(
         self,
@@ -119,15 +129,16 @@ class SceneDataset(Dataset[Sample]):
         if not -self.count <= index < self.count:
             raise IndexError(f"{self.noun} {index} of a set of {self.count}")
         index %= self.count
-        name = self.name(index)
+        if self.draws_only:
+            return {DRAWN: Drawn(self.draw(index), index), "id": self.name(index)}
         if self._cache is not None and (known := self._cache.get(index)) is not None:
             sky = {"far": known["depth"] == 0} if self.outdoors else {}
-            return self._change(known | sky | {"id": name}, index)
+            return self.finish(known | sky, index)
         batch = render([self.draw(index)], self.height, self.width)
         sample = {key: maps[0] for key, maps in batch.items() if key != "id"}
         if self._cache is not None:
             self._cache.put(index, sample)
-        return self._change(sample | {"id": name}, index)
+        return self.finish(sample, index)
 
     def blacken(self, sample: Sample, index: int) -> Sample:
         """Blacken the poles of an augmented sample if its scene is one of those; real ones are exactly black."""
@@ -143,13 +154,15 @@ class SceneDataset(Dataset[Sample]):
                 sample[name][:, self.height - bottom :] = 0
         return sample
 
-    def _change(self, sample: Sample, index: int) -> Sample:
+    def finish(self, sample: Sample, index: int) -> Sample:
+        """Name and augment the maps of a rendered scene."""
+        sample = sample | {"id": self.name(index)}
         if self.augmentation is not None:
             sample = self.augmentation(sample)
         return self.blacken(sample, index) if self.blackens else sample
 
 
-class SceneDataModule(EvaluationLoaders):
+class SceneDataModule(RenderingLoaders):
     """Training, validation and test sets of procedural scenes; prediction runs over the test set.
 
     Args:
@@ -165,6 +178,8 @@ class SceneDataModule(EvaluationLoaders):
         augmentation: Changes the training samples, differently in every epoch.
         black_poles: Share of the training scenes with black poles, see `SceneDataset`.
         tilt: Maximum tilt of the camera in all sets in degrees, see `SceneDataset`.
+        render_on: `device` leaves rendering and augmenting of training samples to the device of the training, so that
+            workers only draw scenes: for GPUs.
     """
 
     dataset: ClassVar[type[SceneDataset]]
@@ -185,9 +200,13 @@ class SceneDataModule(EvaluationLoaders):
         augmentation: Augmentation | None = None,
         black_poles: float = 0.0,
         tilt: float = 0.0,
+        render_on: RenderOn = "workers",
     ) -> None:
         super().__init__()
         check_batches(batch_size, num_workers)
+        check_render_on(render_on)
+        if cache and render_on == "device":
+            raise InputError("cache keeps what workers render: leave it out, or set render_on to workers")
         self.height = height
         self.width = width
         self.batch_size = batch_size
@@ -195,6 +214,7 @@ class SceneDataModule(EvaluationLoaders):
         self.seed = seed
         kind = self.kind()
         self.train_set = kind("train", train_count, height, width, seed, cache, augmentation, black_poles, tilt)
+        self.render_on = render_on
         self.val_set = kind("val", val_count, height, width, seed, cache, tilt=tilt)
         self.test_set = kind("test", test_count, height, width, seed, tilt=tilt)
 
@@ -204,8 +224,12 @@ class SceneDataModule(EvaluationLoaders):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return the shuffled loader; it drops an incomplete last batch unless it is the only one."""
-        scenes = self.train_set
-        return training_loader(scenes, scenes.augmentation, seed=self.seed, **self._options(scenes))
+        scenes, options = self.train_set, self._options(self.train_set)
+        if self.render_on == "device":
+            self.drawn_set, scenes = scenes, copy.copy(scenes)
+            scenes.draws_only = True
+            options["collate_fn"] = collate_drawn
+        return training_loader(scenes, scenes.augmentation, seed=self.seed, **options)
 
     def _loader(self, split: str) -> DataLoader[Sample]:
         scenes = self.val_set if split == "val" else self.test_set

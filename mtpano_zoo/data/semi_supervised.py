@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.loading import TrainingLoader
-from mtpano_zoo.data.mixed import MixedDataModule, MixedDataset, MixedSampler
+from mtpano_zoo.data.mixed import MixedDataModule, MixedDataset
+from mtpano_zoo.data.mixed_sampler import MixedSampler
 from mtpano_zoo.data.panoramas import collate
 from mtpano_zoo.errors import InputError
 

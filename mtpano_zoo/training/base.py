@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from mtpano_zoo.data.device_rendering import DRAWN
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import (
     DESCRIPTION,
@@ -221,6 +222,8 @@ class PanoramaModule(LightningModule):
         Raises:
             InputError: If it is not a dict with `image`, or `check_batch` refuses it.
         """
+        if isinstance(batch, Mapping) and DRAWN in batch:  # its data module renders it on the device
+            return batch
         if not isinstance(batch, Mapping) or "image" not in batch:
             found = f"the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
             raise InputError(f"A batch is a dict with image (B, 3, H, W) and labels, as depth (B, H, W), not {found}.")
