@@ -41,8 +41,8 @@ def shift_hsv(image: Tensor, hue_shift: float, sat_shift: float, val_shift: floa
     )
     hue = ((sector * SECTOR).round() % 180 + hue_shift) % 180
     saturation = (spread * 255 / value.clamp(min=1)).round()
-    saturation = torch.where(saturation > 0, (saturation + sat_shift).clamp(0, 255), 0)
-    value = (value + val_shift).clamp(0, 255)
+    saturation = torch.where(saturation > 0, (saturation + int(sat_shift)).clamp(0, 255), 0)
+    value = (value + int(val_shift)).clamp(0, 255)
     channels = []
     for offset in (5, 3, 1):
         position = (offset + hue.floor() / SECTOR) % 6

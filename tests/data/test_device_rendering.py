@@ -108,7 +108,7 @@ def test_colours_change_on_a_device_as_on_the_host() -> None:
         there = augmentation.change_on_device(image, np.random.default_rng(seed))
         assert (here - image).abs().mean() > 0.005
         difference = (here - there).abs()
-        assert difference.mean() < 1 / 255 and difference.max() < 9 / 255
+        assert difference.mean() < 0.8 / 255 and difference.max() < 9.5 / 255
 
 
 def test_hues_turn_and_grey_stays_grey() -> None:
