@@ -66,6 +66,11 @@ class RenderingLoaders(EvaluationLoaders):
     height: int
     width: int
 
+    def left_to_device(self, samples: Any) -> Any:
+        """Return the samples as scenes that are only drawn, for `collate_drawn`; `samples` itself will finish them."""
+        self.drawn_set = samples
+        return samples.only_drawn()
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Render a batch that workers only drew."""
         if not isinstance(batch, dict) or DRAWN not in batch:

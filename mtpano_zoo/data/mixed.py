@@ -177,7 +177,7 @@ class MixedDataModule(RenderingLoaders):
         sampler = MixedSampler(self._train_set, shares, self.samples_per_epoch or sum(sizes.values()), self.seed)
         samples, on_device = self._train_set, self.render_on == "device"
         if on_device:
-            self.drawn_set, samples = samples, samples.only_drawn()
+            samples = self.left_to_device(samples)
         return training_loader(
             samples,
             None,
@@ -254,9 +254,7 @@ class MixedDataset(Dataset[Sample]):
     def only_drawn(self) -> "MixedDataset":
         """Return the same samples as scenes that are not rendered yet; `finish` completes what was rendered."""
         drawn = copy.copy(self)
-        drawn.parts = {name: copy.copy(part) for name, part in self.parts.items()}
-        for part in drawn.parts.values():
-            cast(SceneDataset, part).draws_only = True
+        drawn.parts = {name: cast(SceneDataset, part).only_drawn() for name, part in self.parts.items()}
         return drawn
 
     def finish(self, sample: Sample, index: int) -> Sample:

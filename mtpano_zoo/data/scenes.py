@@ -4,7 +4,7 @@ import copy
 import mmap
 import multiprocessing
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -154,6 +154,12 @@ class SceneDataset(Dataset[Sample]):
                 sample[name][:, self.height - bottom :] = 0
         return sample
 
+    def only_drawn(self) -> Self:
+        """Return the same samples as scenes that are not rendered yet; `finish` completes what was rendered."""
+        drawn = copy.copy(self)
+        drawn.draws_only = True
+        return drawn
+
     def finish(self, sample: Sample, index: int) -> Sample:
         """Name and augment the maps of a rendered scene."""
         sample = sample | {"id": self.name(index)}
@@ -226,8 +232,7 @@ class SceneDataModule(RenderingLoaders):
         """Return the shuffled loader; it drops an incomplete last batch unless it is the only one."""
         scenes, options = self.train_set, self._options(self.train_set)
         if self.render_on == "device":
-            self.drawn_set, scenes = scenes, copy.copy(scenes)
-            scenes.draws_only = True
+            scenes = self.left_to_device(scenes)
             options["collate_fn"] = collate_drawn
         return training_loader(scenes, scenes.augmentation, seed=self.seed, **options)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtpano_zoo.image_io import Panorama
 from mtpano_zoo.prediction.levelling import UNCERTAIN, edge_rows, estimate_up, levelling_rotation
-from mtpano_zoo.prediction.small_image import encoder_levels
+from mtpano_zoo.prediction.small_image import encoder_levels, unprepared
 from mtpano_zoo.prediction.sources import network_input
 from mtpano_zoo.sphere import rotate
 
@@ -32,17 +32,19 @@ class Attitude(NamedTuple):
 class Shown(NamedTuple):
     """What a network is shown (B, 3, h, w), how each panorama was turned for it, and what its encoder sees in small.
 
-    The encoder's levels (B, C, h, w) are missing if nothing needs them.
+    `whole` says which panoramas show the whole sphere. The encoder's levels (B, C, h, w) are missing if nothing needs
+    them.
     """
 
     batch: Tensor
     attitudes: list[Attitude]
+    whole: list[bool]
     levels: list[Tensor] | None
 
 
 def notices_tilt(network: nn.Module) -> bool:
     """Return whether a network, or one prepared for inference, has an `up_head`."""
-    return getattr(_plain(network), "up_head", None) is not None
+    return getattr(unprepared(network), "up_head", None) is not None
 
 
 def level_input(
@@ -62,13 +64,13 @@ def level_input(
     batch = torch.stack(
         [network_input(image, *size, device, one.turn) for image, one in zip(images, attitudes, strict=True)]
     )
-    plain = _plain(network)
+    plain = unprepared(network)
     head = getattr(plain, "up_head", None) if level is None else None
     known = head is not None or (getattr(plain, "card", None) or {}).get("familiarity")
     whole = [_seen(panorama) is None for panorama in panoramas]
     levels = encoder_levels(plain, batch) if known and any(whole) else None
     if head is None or levels is None:
-        return Shown(batch, attitudes, levels)
+        return Shown(batch, attitudes, whole, levels)
     ups = _noticed(head, levels)
     tilted = [
         i
@@ -78,11 +80,7 @@ def level_input(
     for i in tilted:
         attitudes[i] = _estimated(_settled(plain, panoramas[i], batch[i], ups[i]))
         batch[i] = network_input(images[i], *size, device, attitudes[i].turn)
-    return Shown(batch, attitudes, encoder_levels(plain, batch) if tilted else levels)
-
-
-def _plain(network: nn.Module) -> Any:
-    return getattr(network, "network", network)  # one prepared for inference wraps the original
+    return Shown(batch, attitudes, whole, encoder_levels(plain, batch) if tilted else levels)
 
 
 def _attitude(panorama: Panorama | Tensor, level: bool) -> Attitude:

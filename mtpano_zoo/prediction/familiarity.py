@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.prediction.small_image import encoder_levels, encoder_of
+from mtpano_zoo.prediction.small_image import encoder_levels, encoder_of, unprepared
 from mtpano_zoo.sphere import solid_angles
 
 __all__ = ("check_familiarity", "doubts", "fit_familiarity", "mean_features", "strangeness")
@@ -124,8 +124,7 @@ def doubts(network: nn.Module, levels: Sequence[Tensor] | None, whole: Sequence[
     Raises:
         InputError: If the card does not fit the network.
     """
-    network = getattr(network, "network", network)  # one prepared for inference wraps the original
-    known = (getattr(network, "card", None) or {}).get("familiarity")
+    known = (getattr(unprepared(network), "card", None) or {}).get("familiarity")
     if not known or levels is None or not any(whole):
         return [()] * len(whole)
     found: list[tuple[str, ...]] = []

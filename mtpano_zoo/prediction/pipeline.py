@@ -114,8 +114,7 @@ def predict(
         autocast = precision == "bfloat16" and kind == torch.float32
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             output = main_outputs(network, shown.batch.to(kind), max_distance)
-        whole = [isinstance(panorama, Tensor) or panorama.seen is None for panorama in panoramas]
-        doubted = doubts(network, shown.levels, whole)
+        doubted = doubts(network, shown.levels, shown.whole)
         results = [
             _prediction(
                 network,

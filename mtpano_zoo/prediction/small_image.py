@@ -11,9 +11,14 @@ from mtpano_zoo.resize import resize
 if TYPE_CHECKING:
     from mtpano_zoo.layers import Encoder
 
-__all__ = ("encoder_levels", "encoder_of")
+__all__ = ("encoder_levels", "encoder_of", "unprepared")
 
 SIZE = (128, 256)
+
+
+def unprepared(network: nn.Module) -> Any:
+    """Return the network that one prepared for inference wraps, or the network itself."""
+    return getattr(network, "network", network)
 
 
 def encoder_of(network: nn.Module) -> "Encoder":

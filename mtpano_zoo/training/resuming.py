@@ -87,7 +87,7 @@ def read_plain_data_only(strategy: Strategy) -> None:
 def continue_epoch(trainer: Trainer, epoch: int | None, done: int | None) -> None:
     """Continue an epoch in which `max_steps` ended a training: Lightning has counted it already.
 
-    Its batches are counted anew if the loader knows their number, since they may have had another size.
+    If the loader knows how many of its batches are done, they are recounted, because the batch size may have changed.
 
     Args:
         trainer: A trainer that begins to train.
