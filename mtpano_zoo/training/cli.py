@@ -31,7 +31,7 @@ from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
 from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.training.callbacks import PredictionWriter
-from mtpano_zoo.training.option_errors import one_sentence, options_of
+from mtpano_zoo.training.option_errors import one_sentence, options_of, refuse_null
 from mtpano_zoo.training.progress import progress_bar
 from mtpano_zoo.training.resuming import training_checkpoint
 from mtpano_zoo.training.score_table import as_table
@@ -80,6 +80,7 @@ class MultiTaskCLI(LightningCLI):
         options = options_of(self._subcommand_parsers[self._verb])
         with one_sentence(options, complete_command(arguments)):
             self.config = parser.parse_args(arguments)
+            refuse_null(self.config[self.config["subcommand"]])
         verb = self.config["subcommand"]
         options = self.config[verb]
         seed = options.get("seed_everything")
