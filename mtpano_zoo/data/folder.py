@@ -183,7 +183,7 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
         ) from error
     if unknown := sorted(set().union(*entries) - {"name", "color"}):
         known_keys = "a class has name and color only, and its place in the list as number"
-        raise InputError(f"{path} gives a class {unknown[0]}, but {known_keys}")
+        raise InputError(f"{path} has the key {unknown[0]} in a class, but {known_keys}")
     if not 1 <= len(names) <= NO_LABEL or len({*names, ""}) != len(names) + 1 or len(palette) != len(names):
         raise InputError(f"{path} must name 1 to {NO_LABEL} different classes, with a colour for each or for none")
     return names, palette
