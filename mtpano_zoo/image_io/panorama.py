@@ -12,7 +12,7 @@ from PIL import Image
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.decoding import Decoded, decode_image, decode_pil
 from mtpano_zoo.image_io.doubts import Layout, doubt_about, stereo_layout
-from mtpano_zoo.image_io.gpano import GPano, PoseAngles, Window, placed, read_gpano, window_of_view
+from mtpano_zoo.image_io.gpano import GPano, PoseAngles, Window, placed, read_gpano, read_pose, window_of_view
 from mtpano_zoo.limits import BYTES_ON_DISK, check_pixels, max_bytes, read_file
 
 __all__ = (
@@ -95,7 +95,8 @@ def load_panorama(path: str | Path, **reading: Unpack[Reading]) -> Panorama:
         path: the file.
         fov: degrees across and down that the image covers, centred on the forward direction; overrides its tags.
         vertical_offset: degrees by which the middle row of such an image is above the horizon.
-        eye: which half of a stereo pair to use. The left eye is the upper half of a stacked pair.
+        eye: which half of a stereo pair to use. The left eye is the upper half of a stacked pair. Of the tags of a
+            pair, only the pose counts.
         ignore_tags: treat the image as a full panorama of a level camera, whatever its GPano tags say.
         force: accept a 2:1 image that does not look like a panorama.
         max_pixels: the largest number of pixels to accept, in the file and on the sphere; `limits.max_pixels()` by
@@ -154,7 +155,11 @@ def _placed_on_sphere(
             )
         decoded = _one_eye_decoded(decoded, eye, layout)
     height, width = decoded.pixels.shape[:2]
-    tags = None if ignore_tags else read_gpano(decoded.xmp, height, width, name)
+    tags = None
+    if not ignore_tags:
+        # The sizes in the tags of a pair may be those of both eyes.
+        of_eye = eye is not None
+        tags = GPano(None, read_pose(decoded.xmp, name)) if of_eye else read_gpano(decoded.xmp, height, width, name)
     window = None if tags is None else tags.window
     if fov is not None:
         window = window_of_view(fov, vertical_offset, height, width, name)
@@ -182,8 +187,7 @@ def _one_eye_decoded(decoded: Decoded, eye: Eye, layout: Layout) -> Decoded:
     seen = decoded.seen
     if seen is not None:
         seen = one_eye(seen.astype(np.uint8), eye, layout, cv2.INTER_NEAREST).astype(np.bool_)
-    # Tags are dropped, since their sizes may be those of the pair.
-    return Decoded(one_eye(decoded.pixels, eye, layout), None if seen is None or seen.all() else seen, "")
+    return Decoded(one_eye(decoded.pixels, eye, layout), None if seen is None or seen.all() else seen, decoded.xmp)
 
 
 def one_eye(
