@@ -50,7 +50,8 @@ def export_scene(
         results: a folder written by `mtpano run`, or one below it.
         images: the folder of its panoramas.
         out: a new folder, which appears only when it is complete, or an empty one.
-        poses: a COLMAP `images.txt` with a pose for every panorama. If omitted, all are at the origin.
+        poses: a COLMAP `images.txt` with a pose for every panorama, under the name of its result or of its files in a
+            scene, see `mtpano_zoo.export.colmap.name_in_scene`. If omitted, all are at the origin.
         views: write 6 or 12 perspective views in place of every panorama. If omitted, write the panoramas.
         size: rows and columns of a view, see `mtpano_zoo.export.colmap.default_size`.
         nadir: degrees from straight down within which the masks leave everything out.
@@ -79,6 +80,8 @@ def export_scene(
                 f"{results} has {other} and {name}, which would both be {name_in_scene(name)} in the scene: rename one "
                 "of the images, and predict it again"
             )
+    if known is not None:  # perhaps those of the images of such a scene
+        known = {name: known[key] for name in found for key in (name_in_scene(name), name) if key in known}
     if known is not None and (missing := [name for name in found if name not in known]):
         raise InputError(f"{poses} has no pose for {missing[0]}, which is in {results}: add it, or leave the poses out")
     if one_scale and known is None:
