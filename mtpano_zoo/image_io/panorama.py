@@ -20,6 +20,7 @@ __all__ = (
     "Panorama",
     "Reading",
     "check_panorama_size",
+    "decode_full_panorama",
     "decode_pixels",
     "load_panorama",
     "one_eye",
@@ -246,6 +247,28 @@ def decode_pixels(data: bytes, name: str, *, max_pixels: int | None = None) -> N
         InputError: If it is truncated, not an image, or too large.
     """
     return decode_image(data, name, max_pixels).pixels
+
+
+def decode_full_panorama(data: bytes) -> NDArray[np.uint8]:
+    """Decode the content of an image file of a data set, RGB (H, W, 3), unless its tags say that it is a crop.
+
+    Labels would not know of the crop, and without labels it would be taken for a full panorama.
+
+    Raises:
+        InputError: If it is a crop or no image, or its tags contradict each other.
+    """
+    decoded = decode_image(data, "it")
+    height, width, _ = decoded.pixels.shape
+    try:
+        tags = read_gpano(decoded.xmp, height, width, "the image")
+    except InputError as error:
+        raise InputError(f"{str(error).partition(';')[0]}; correct or remove the tags") from error
+    if tags is not None and (window := tags.window) is not None:
+        raise InputError(
+            f"by its GPano tags it is a crop of a panorama of {window.full_width} x {window.full_height} pixels; "
+            "export the full panorama, or remove the tags if they are wrong"
+        )
+    return decoded.pixels
 
 
 def panorama_from_pil(image: Image.Image) -> Panorama:
