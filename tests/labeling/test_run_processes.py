@@ -121,7 +121,7 @@ def test_processes_that_are_started_independently_share_the_work(photos, tmp_pat
     # At the end, each may do again what the other holds then: 3 that are read ahead, 1 at work and 2 to be written.
     assert min(counts) >= 4 and sum(counts) <= 16 + 2 * 6 and max(Counter(name for _, name in notes).values()) <= 2
     records = [json.loads(path.read_text())["counts"] for path in (tmp_path / "both" / "runs").iterdir()]
-    assert 16 <= sum(record["labelled"] for record in records) <= len(notes)  # two may finish one at the same moment
+    assert sum(record["labelled"] for record in records) == 16  # though two may finish one at the same moment
     assert all(record["labelled"] + record["skipped"] == 16 and not record["failed"] for record in records)
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
     assert labels_of(tmp_path / "both") == labels_of(tmp_path / "one")
