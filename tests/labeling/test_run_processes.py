@@ -16,6 +16,7 @@ from tiny_labeling import HEIGHT, ROOMS, WIDTH, config, grey, labels_of
 from waiting import until
 
 from mtpano_zoo.cli import main
+from mtpano_zoo.labeling import writer
 
 pytestmark = pytest.mark.slow
 
@@ -233,3 +234,16 @@ def test_a_process_that_is_asked_to_end_does_so_when_the_other_is_dead(tmp_path,
     assert len(list((out / "img").iterdir())) < 500
     (record,) = (json.loads(path.read_text()) for path in (out / "runs").iterdir())
     assert record["counts"]["failed"] == 0
+
+
+def test_a_process_that_waits_for_others_can_be_asked_to_end(tmp_path, start, monkeypatch):
+    monkeypatch.setattr(writer, "PATIENCE", 1.0)
+    data = {"class_path": "RoomsDataModule", "init_args": {"height": HEIGHT, "width": WIDTH, "train_count": 1000}}
+    out = tmp_path / "out"
+    arguments = ["label", "--config", config(tmp_path / "tiny.yaml", data=data), "--out", str(out)]
+    first, second = begin_ranks(start, arguments, tmp_path)
+    until(lambda: len(list((out / "img").glob("*"))) >= 4 or not first.is_alive())
+    os.kill(second.pid, signal.SIGSTOP)  # it goes on forever
+    os.kill(first.pid, signal.SIGTERM)
+    assert end_of(first) == 1
+    assert "the process was asked to end" in (tmp_path / "log-0").read_text()
