@@ -169,7 +169,7 @@ class KeptPeriods(RotaryEmbeddingDinoV3):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
         periods = self.get_buffer("periods")
-        super()._apply(fn, *args, **kwargs)
+        super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         self.register_buffer("periods", periods.to(self.get_buffer("periods")), persistent=True)
         return self
 

@@ -155,7 +155,7 @@ def refuse_null(config: Namespace, where: str = "") -> None:
             parser = ArgumentParser(exit_on_error=False)
             parser.add_class_arguments(cast(Any, pydoc.locate(config[f"{owner}.class_path".lstrip(".")])), None)
             try:
-                parser.validate(Namespace({name: None}), skip_unset=False, skip_required=True)
+                parser.validate(cast(Any, Namespace)({name: None}), skip_unset=False, skip_required=True)
             except TypeError as error:
                 shown = f".{where}{key}".replace(".init_args.", ".").lstrip(".")
                 advice = "set a value, or leave it out if it has a default"
