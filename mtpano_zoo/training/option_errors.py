@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import NETWORKS
 from mtpano_zoo.spelling import did_you_mean, nearest
 
-__all__ = ("explain", "nearest_class", "one_sentence", "options_of")
+__all__ = ("explain", "nearest_class", "one_sentence", "options_of", "refuse_null")
 
 # The classes that may stand where a configuration names one, by the last part of its key.
 KINDS = {
@@ -137,6 +137,32 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
         known = [*literals, *(kind for _, kind in choices if kind)]
         return f"{where} cannot be {found[1]}{did_you_mean(nearest(found[1], literals))} It takes {', '.join(known)}."
     return _in_one_line(message)
+
+
+def refuse_null(config: Namespace, where: str = "") -> None:
+    """Refuse null for arguments of classes that take none: jsonargparse checks any other value of theirs.
+
+    Args:
+        config: A parsed configuration.
+        where: Where it is within another; opens the error message.
+
+    Raises:
+        InputError: If an argument is null that cannot be.
+    """
+    for key, value in config.items():
+        owner, of_class, name = f".{key}".rpartition(".init_args.")
+        if of_class and value is None:
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_class_arguments(cast(Any, pydoc.locate(config[f"{owner}.class_path".lstrip(".")])), None)
+            try:
+                parser.validate(cast(Any, Namespace)({name: None}), skip_unset=False, skip_required=True)
+            except TypeError as error:
+                shown = f".{where}{key}".replace(".init_args.", ".").lstrip(".")
+                advice = "set a value, or leave it out if it has a default"
+                raise InputError(f"{shown} cannot be null: {advice}.") from error
+        for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            if isinstance(one, Namespace):
+                refuse_null(one, f"{where}{key}.")
 
 
 def nearest_class(name: str, kind: str) -> str | None:

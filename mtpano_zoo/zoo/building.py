@@ -109,7 +109,7 @@ def assemble(
         card = transferred_card(card, source, f"with untrained classifiers for {len(network.classes)} other classes")
     check_weights(network, weights, source)
     network.load_state_dict(dict(weights), assign=True)
-    if len({weight.dtype for weight in weights.values() if weight.is_floating_point()}) == 1:
+    if len({parameter.dtype for parameter in network.parameters()}) == 1:
         network.to(weight_type(network))  # buffers that no file holds are float32 until then
     network.card = card
     return network.eval()
