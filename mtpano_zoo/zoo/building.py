@@ -122,6 +122,8 @@ def _of_tasks(
     network = build_network({"class_path": name, "init_args": arguments}, source)
     if absent := [task for task in tasks if task not in network.tasks]:
         raise InputError(f"{source} has no {' and no '.join(absent)}: its tasks are {', '.join(network.tasks)}.")
+    if tasks == network.tasks:
+        return dict(arguments), dict(weights)
     check_weights(network, weights, source)
     without_classes: dict[str, Any] = {}
     if "semseg" in network.tasks and "semseg" not in tasks:
