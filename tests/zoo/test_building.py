@@ -328,10 +328,16 @@ def test_what_else_does_not_fit_is_listed(tiny_network: Callable[..., Any]) -> N
     assert "classify" not in str(caught.value)
 
 
-def test_a_network_without_classes(tiny_network: Callable[..., Any]) -> None:
+def test_a_network_without_classes(
+    tiny_network: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = tiny_network(tasks=("depth", "normals"), classes=())
     with pytest.raises(ValueError, match=r"old\.ckpt predicts depth, normals and no classes: leave `classes` out"):
         transfer(network.state_dict(), network, "old.ckpt")
+    monkeypatch.setitem(NETWORKS, "Plain", Plain)
+    for other, predicted in ((network, "depth, normals"), (Plain(), "depth")):
+        with pytest.raises(InputError, match=f"predicts {predicted} and no classes: leave `classes` out"):
+            load_model(write(other, tmp_path), classes=CLASSES)
 
 
 def test_the_card_does_not_claim_scores_of_the_old_network(tmp_path: Path) -> None:
