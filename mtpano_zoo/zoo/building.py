@@ -94,6 +94,9 @@ def assemble(
             card = {key: value for key, value in card.items() if key not in ("results", "limitations")}
     renewed = classes is not None and list(classes) != arguments.get("classes")
     if renewed:
+        if "classes" not in arguments:  # then its constructor may refuse them
+            described = {"class_path": description["class_path"], "init_args": arguments}
+            _check_classified(build_network(described, source), source)
         arguments |= {"classes": list(classes or ()), "palette": None}
     if palette is not None:
         arguments["palette"] = plain_palette(palette)
@@ -122,6 +125,8 @@ def _of_tasks(
     network = build_network({"class_path": name, "init_args": arguments}, source)
     if absent := [task for task in tasks if task not in network.tasks]:
         raise InputError(f"{source} has no {' and no '.join(absent)}: its tasks are {', '.join(network.tasks)}.")
+    if tasks == network.tasks:
+        return dict(arguments), dict(weights)
     check_weights(network, weights, source)
     without_classes: dict[str, Any] = {}
     if "semseg" in network.tasks and "semseg" not in tasks:
@@ -154,8 +159,7 @@ def transfer(
         InputError: If the network has no semantic classes, or anything but the classifiers does not fit; the message
             lists what.
     """
-    if "semseg" not in network.tasks:
-        raise InputError(f"{source} predicts {', '.join(network.tasks)} and no classes: leave `classes` out.")
+    _check_classified(network, source)
     fitted, new = dict(weights), []
     for name in network.classifier_parts:
         classifier = cast("nn.Conv2d", network.get_submodule(name))
@@ -169,6 +173,11 @@ def transfer(
                 new.append(key)
     check_weights(network, fitted, source)
     return fitted, new
+
+
+def _check_classified(network: PanoramaNetwork, source: str | Path) -> None:
+    if "semseg" not in network.tasks:
+        raise InputError(f"{source} predicts {', '.join(network.tasks)} and no classes: leave `classes` out.")
 
 
 def transferred_card(card: Mapping[str, Any], source: str | Path, change: str) -> dict[str, Any]:

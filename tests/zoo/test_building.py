@@ -17,7 +17,7 @@ from mtpano_zoo import load_model
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import describe_network
 from mtpano_zoo.files.weights import write_weights
-from mtpano_zoo.models import NETWORKS, PDBridgeNet
+from mtpano_zoo.models import NETWORKS, PanoramaNetwork, PDBridgeNet
 from mtpano_zoo.zoo.building import build_network, read_network, transfer, transferred_card
 
 CLASSES = ("wall", "floor", "door", "window", "lamp")
@@ -218,6 +218,27 @@ def test_a_description_builds_what_it_was_taken_from(tiny_network: Callable[...,
     assert all(parameter.is_meta for parameter in twin.parameters())
 
 
+class Plain(PanoramaNetwork):
+    """A network of one task, which it has no arguments for."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__(["depth"], (16, 32))
+        self.measure = torch.nn.Conv2d(width, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"depth": self.measure(image).exp()}
+
+
+def test_a_network_without_choice_of_tasks_keeps_those_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NETWORKS, "Plain", Plain)
+    network = Plain()
+    loaded = load_model(write(network, tmp_path), tasks=["depth"])
+    assert loaded.tasks == ("depth",)
+    assert all(torch.equal(x, loaded.state_dict()[name]) for name, x in network.state_dict().items())
+    with pytest.raises(InputError, match="has no normals: its tasks are depth"):
+        load_model(tmp_path, tasks=["depth", "normals"])
+
+
 # Other classes
 
 
@@ -307,10 +328,16 @@ def test_what_else_does_not_fit_is_listed(tiny_network: Callable[..., Any]) -> N
     assert "classify" not in str(caught.value)
 
 
-def test_a_network_without_classes(tiny_network: Callable[..., Any]) -> None:
+def test_a_network_without_classes(
+    tiny_network: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = tiny_network(tasks=("depth", "normals"), classes=())
     with pytest.raises(ValueError, match=r"old\.ckpt predicts depth, normals and no classes: leave `classes` out"):
         transfer(network.state_dict(), network, "old.ckpt")
+    monkeypatch.setitem(NETWORKS, "Plain", Plain)
+    for other, predicted in ((network, "depth, normals"), (Plain(), "depth")):
+        with pytest.raises(InputError, match=f"predicts {predicted} and no classes: leave `classes` out"):
+            load_model(write(other, tmp_path), classes=CLASSES)
 
 
 def test_the_card_does_not_claim_scores_of_the_old_network(tmp_path: Path) -> None:
