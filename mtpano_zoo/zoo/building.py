@@ -13,7 +13,6 @@ from torch.overrides import TorchFunctionMode
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import check_not_nan, check_weights
-from mtpano_zoo.files.weights import WEIGHTS, read_description, read_tensors
 from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.layers import ENCODERS
 from mtpano_zoo.models import NETWORKS, PanoramaNetwork
@@ -22,27 +21,9 @@ from mtpano_zoo.outputs import weight_type
 from mtpano_zoo.prediction.familiarity import check_familiarity
 from mtpano_zoo.tasks import check_tasks
 
-__all__ = ("assemble", "build_network", "read_network", "transfer", "transferred_card")
+__all__ = ("assemble", "build_network", "transfer", "transferred_card")
 
 INITIALISERS = frozenset(("normal_", "uniform_", "fill_", "zero_", "mul_", "add_", "clamp_", "erfinv_"))
-
-
-def read_network(folder: str | Path, classes: Sequence[str] | None = None) -> PanoramaNetwork:
-    """Read a network that `write_weights` wrote, in evaluation mode and in the precision that it was written in.
-
-    Its weights are mapped from the file: they take memory when they are used, and only once for all processes. Changes
-    to the network never change the file.
-
-    Args:
-        folder: a folder with `model.safetensors` and `config.json`.
-        classes: class names to use instead of its own.
-
-    Raises:
-        FileNotFoundError: If one of the two files is missing.
-        InputError: If a file is damaged, describes no known network, or the weights do not fit.
-    """
-    path = Path(folder) / WEIGHTS
-    return assemble(read_description(folder), read_tensors(path), folder, classes=classes)
 
 
 def assemble(
