@@ -190,7 +190,10 @@ def _build(part: type[Any], arguments: Any, source: str | Path) -> Any:
     if not isinstance(arguments, Mapping):
         raise InputError(f"{source} describes {part.__name__} without its arguments: init_args must be a dictionary.")
     if foreign := sorted(part.start_arguments & arguments.keys()):
-        raise InputError(f"{source} asks {part.__name__} to start from {foreign[0]}: a file with weights may not.")
+        raise InputError(
+            f"{source} has weights, so its {part.__name__} cannot start from others: remove {foreign[0]} from its "
+            "init_args."
+        )
     built = {}
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "class_path" in value:

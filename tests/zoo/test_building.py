@@ -194,7 +194,7 @@ def descriptions(description: dict[str, Any]) -> dict[str, tuple[Any, str]]:
         "heads": (encoded(heads=0), "arguments that ViTEncoder does not take"),
         "depth": (encoded(depth="four"), "arguments that ViTEncoder does not take"),
         "timm": (encoded(name=3), "arguments that ViTEncoder does not take"),
-        "start": (encoded(pretrained=True), "asks ViTEncoder to start from pretrained: a file with weights may not"),
+        "start": (encoded(pretrained=True), "its ViTEncoder cannot start from others: remove pretrained"),
         "hub": (encoded(name="hf-hub:user/vit"), "timm has no architecture 'hf-hub:user/vit'"),
     }
 
