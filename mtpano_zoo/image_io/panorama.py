@@ -240,13 +240,13 @@ def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray
     return panorama_of_file(path, max_pixels=max_pixels).pixels
 
 
-def decode_pixels(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
+def decode_pixels(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decode the content of an image file of any size, RGB (H, W, 3); `name` starts error messages.
 
     Raises:
         InputError: If it is truncated, not an image, or too large.
     """
-    return decode_image(data, name, max_pixels).pixels
+    return decode_image(data, name).pixels
 
 
 def decode_full_panorama(data: bytes) -> NDArray[np.uint8]:

@@ -182,7 +182,7 @@ class LabelWriter(BasePredictionWriter):
         if self.split is None:
             return
         try:
-            self.folder.add_to_list(self.split, [*report.labelled, *report.skipped])
+            self.folder.add_to_list(self.split, [*report.done, *report.skipped])
         except OSError as error:
             self._stop(error)
 

@@ -13,7 +13,6 @@ from torch.overrides import TorchFunctionMode
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import check_not_nan, check_weights
-from mtpano_zoo.files.weights import WEIGHTS, read_description, read_tensors
 from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.layers import ENCODERS
 from mtpano_zoo.models import NETWORKS, PanoramaNetwork
@@ -22,27 +21,9 @@ from mtpano_zoo.outputs import weight_type
 from mtpano_zoo.prediction.familiarity import check_familiarity
 from mtpano_zoo.tasks import check_tasks
 
-__all__ = ("assemble", "build_network", "read_network", "transfer", "transferred_card")
+__all__ = ("assemble", "build_network", "transfer", "transferred_card")
 
 INITIALISERS = frozenset(("normal_", "uniform_", "fill_", "zero_", "mul_", "add_", "clamp_", "erfinv_"))
-
-
-def read_network(folder: str | Path, classes: Sequence[str] | None = None) -> PanoramaNetwork:
-    """Read a network that `write_weights` wrote, in evaluation mode and in the precision that it was written in.
-
-    Its weights are mapped from the file: they take memory when they are used, and only once for all processes. Changes
-    to the network never change the file.
-
-    Args:
-        folder: a folder with `model.safetensors` and `config.json`.
-        classes: class names to use instead of its own.
-
-    Raises:
-        FileNotFoundError: If one of the two files is missing.
-        InputError: If a file is damaged, describes no known network, or the weights do not fit.
-    """
-    path = Path(folder) / WEIGHTS
-    return assemble(read_description(folder), read_tensors(path), folder, classes=classes)
 
 
 def assemble(
@@ -218,7 +199,10 @@ def _build(part: type[Any], arguments: Any, source: str | Path) -> Any:
     if not isinstance(arguments, Mapping):
         raise InputError(f"{source} describes {part.__name__} without its arguments: init_args must be a dictionary.")
     if foreign := sorted(part.start_arguments & arguments.keys()):
-        raise InputError(f"{source} asks {part.__name__} to start from {foreign[0]}: a file with weights may not.")
+        raise InputError(
+            f"{source} has weights, so its {part.__name__} cannot start from others: remove {foreign[0]} from its "
+            "init_args."
+        )
     built = {}
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "class_path" in value:

@@ -173,7 +173,7 @@ def test_the_merged_mask_covers_all_that_gets_no_label(teachers, tmp_path):
     Image.fromarray(tripod).save(tmp_path / "tripod.png")
     options = {"height": 32, "width": 64, "masker": Upper(0.25), "min_valid": 0}
     labeler = Labeler(CubeViews(size=16), teachers, invalid_mask=tmp_path / "tripod.png", **options)
-    assert len(label(ImageFiles([photos], out), out, labeler, settings={}, trainer=TINY["trainer"]).labelled) == 2
+    assert len(label(ImageFiles([photos], out), out, labeler, settings={}, trainer=TINY["trainer"]).done) == 2
     samples = PseudoLabelDataModule(out, height=32, width=64, tasks=["depth"] if teachers else []).dataset("train")
     for sample in (samples[0], samples[1]):
         hidden = ~seen[sample["id"]] | tripod | (np.arange(32)[:, None] < 8)
