@@ -36,7 +36,16 @@ from mtpano_zoo.training.progress import progress_bar
 from mtpano_zoo.training.resuming import training_checkpoint
 from mtpano_zoo.training.score_table import as_table
 
-__all__ = ("ConfigSaver", "MultiTaskCLI", "classes_of", "complete_command", "main", "next_commands", "palette_of")
+__all__ = (
+    "ConfigSaver",
+    "LastCheckpoint",
+    "MultiTaskCLI",
+    "classes_of",
+    "complete_command",
+    "main",
+    "next_commands",
+    "palette_of",
+)
 
 VERBS = ("fit", "validate", "test", "predict")
 EPILOG = f"--model.help [CLASS] and --data.help CLASS list the options of model and data; {TRACEBACK}: {TRACEBACK_HELP}"
@@ -118,7 +127,7 @@ class MultiTaskCLI(LightningCLI):
         if config["enable_progress_bar"] is not False and not has(callbacks.ProgressBar):
             chosen.append(progress_bar())
         if config["enable_checkpointing"] is not False and not has(callbacks.Checkpoint):
-            chosen.append(callbacks.ModelCheckpoint(filename="last", enable_version_counter=False))
+            chosen.append(LastCheckpoint(filename="last", enable_version_counter=False))
         if self.subcommand == "predict" and not has(callbacks.BasePredictionWriter):
             chosen.append(PredictionWriter())
         try:
@@ -185,6 +194,18 @@ class MultiTaskCLI(LightningCLI):
         self.trainer.predict(**options | {"return_predictions": False})
 
 
+class LastCheckpoint(callbacks.ModelCheckpoint):
+    """Save after every epoch, and when Lightning does.
+
+    If not every epoch ends with its only validation, Lightning saves after validations alone.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, unless a validation has just done so."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
 class ConfigSaver(SaveConfigCallback):
     """Write the configuration of a run into its folder when the run begins, not if it is refused before."""
 
@@ -249,11 +270,12 @@ def main(args: list[str]) -> MultiTaskCLI:
 
 
 def next_commands(trainer: Trainer) -> str:
-    """Return where training saved its network and which commands use it; empty without one and on other ranks."""
+    """Return where training saved its network and which commands use it; on other ranks nothing."""
     paths = _saved(trainer)
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # every rank asks: Lightning broadcasts the answer
     if not trainer.is_global_zero or not any(paths):
-        return ""
+        meant = trainer.is_global_zero and paths and not trainer.fast_dev_run
+        return "No checkpoint was written." if meant else ""
     path = next(filter(None, paths))
     usage = getattr(trainer.lightning_module, "usage", PanoramaModule.usage)
     text: str = usage(shlex.quote(path), shlex.quote(str(folder / "config.yaml")))
