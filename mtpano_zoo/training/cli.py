@@ -120,6 +120,11 @@ class MultiTaskCLI(LightningCLI):
         chosen = list(chosen) if isinstance(chosen, list) else [chosen]
         if any(isinstance(callback, callbacks.LearningRateFinder) for callback in chosen):
             raise InputError("LearningRateFinder has no effect, because the schedule sets the rate: choose model.lr.")
+        if any(isinstance(callback, callbacks.BatchSizeFinder) for callback in chosen):
+            raise InputError(
+                "BatchSizeFinder changes the number of steps, which the schedule needs from the start: choose "
+                "data.batch_size."
+            )
 
         def has(kind: type[callbacks.Callback]) -> bool:
             return any(isinstance(callback, kind) for callback in chosen)

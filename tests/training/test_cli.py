@@ -227,6 +227,7 @@ def test_numbers_that_make_no_sense_are_refused(folder, capsys, option, sentence
             "metric `val/nope` which is not available",
         ),
         ({"class_path": "LearningRateFinder"}, "LearningRateFinder has no effect"),
+        ({"class_path": "BatchSizeFinder"}, "BatchSizeFinder changes the number of steps"),
     ],
 )
 def test_callbacks_that_cannot_work_are_refused_in_a_sentence(folder, capsys, callback, sentence):
