@@ -6,10 +6,12 @@ import re
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
@@ -248,6 +250,8 @@ def main(args: list[str]) -> MultiTaskCLI:
         InputError: If an option is wrong, or does not fit the others.
     """
     limit_configurations(args)
+    # Configurations hold the default of Timer's interval as the word that it stands for.
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     with warnings.catch_warnings(), one_sentence():
         # Warnings about Lightning's own code, and about what is intended: a frozen encoder, every run in its own

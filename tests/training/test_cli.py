@@ -239,6 +239,16 @@ def test_callbacks_that_cannot_work_are_refused_in_a_sentence(folder, capsys, ca
     assert sentence in told and "Traceback" not in told
 
 
+def test_a_timer_is_in_the_configuration_of_its_run(folder):
+    """The default of one of its arguments is an enumeration, not text."""
+    timer = "--trainer.callbacks=[{class_path: Timer, init_args: {duration: '00:01:00:00'}}]"
+    first = main(["fit", "--config", "tiny.yaml", "--trainer.max_epochs=1", timer])
+    saved = yaml.safe_load(Path("runs/version_0/config.yaml").read_text())["trainer"]["callbacks"]
+    assert saved[0]["init_args"]["interval"] == "step"
+    again = main(["fit", "--config", "runs/version_0/config.yaml"])
+    assert again.trainer.global_step == first.trainer.global_step > 0
+
+
 @pytest.mark.parametrize(("verb", "path"), [("validate", "best"), ("test", "last"), ("predict", "last")])
 def test_a_run_without_training_has_no_checkpoint_of_its_own(folder, capsys, verb, path):
     assert mtpano([verb, "--config", "tiny.yaml", "--trainer.callbacks=null", "--ckpt_path", path]) == 1
