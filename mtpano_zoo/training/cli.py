@@ -283,7 +283,7 @@ def next_commands(trainer: Trainer) -> str:
     paths = _saved(trainer)
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # every rank asks: Lightning broadcasts the answer
     if not trainer.is_global_zero or not any(paths):
-        meant = trainer.is_global_zero and paths and not trainer.fast_dev_run
+        meant = trainer.is_global_zero and paths and not getattr(trainer, "fast_dev_run", False)
         return "No checkpoint was written." if meant else ""
     path = next(filter(None, paths))
     usage = getattr(trainer.lightning_module, "usage", PanoramaModule.usage)
