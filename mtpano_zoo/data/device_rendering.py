@@ -52,6 +52,9 @@ def render_drawn(batch: Sample, samples: Any, size: tuple[int, int], device: tor
     maps = render([one.scene for one in drawn], *size, device)
     del maps["id"]  # the set names its samples
     rendered = [{key: of_all[k] for key, of_all in maps.items()} for k in range(len(drawn))]
+    for sample, one in zip(rendered, drawn, strict=True):
+        if one.scene.sky is None:
+            sample.pop("far", None)  # a closed room has it only because of others in its batch
     return collate([samples.finish(sample, one.index) for sample, one in zip(rendered, drawn, strict=True)])
 
 

@@ -357,24 +357,27 @@ class PanoramaDataModule(EvaluationLoaders):
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """Make a batch; a map that only some of its samples have is empty for the others.
+    """Make a batch; a map that only some of its samples have is empty for the others, and `has_KEY` says which have it.
 
     Samples without confidence are trusted fully.
 
     Example:
         >>> image = torch.zeros(3, 2, 4)
         >>> batch = collate([{"image": image, "depth": torch.ones(2, 4)}, {"image": image}])
-        >>> batch["depth"].mean((1, 2)).tolist()
-        [1.0, 0.0]
+        >>> batch["depth"].mean((1, 2)).tolist(), batch["has_depth"].tolist()
+        ([1.0, 0.0], [True, False])
     """
     keys = dict.fromkeys(itertools.chain.from_iterable(samples))
     image = samples[0]["image"]
     empty = {key: _empty(SAMPLE_MAPS[key], image) for key in keys if key in SAMPLE_MAPS}
-    partial = [key for key in keys if key not in empty and not all(key in sample for sample in samples)]
-    whole = [{key: sample.get(key, empty.get(key)) for key in keys if key not in partial} for sample in samples]
+    has = {key: [key in sample for sample in samples] for key in keys}
+    partial = [key for key in keys if not all(has[key])]
+    # Entries such as captions have no empty value: use a list with None where a sample lacks one.
+    lists = {key: [sample.get(key) for sample in samples] for key in partial if key not in empty}
+    whole = [{key: sample.get(key, empty.get(key)) for key in keys if key not in lists} for sample in samples]
     batch: Sample = default_collate(whole)
-    # Other entries, such as captions, have no empty value: use a list with None where a sample lacks one.
-    return batch | {key: [sample.get(key) for sample in samples] for key in partial}
+    marks = {f"has_{key}": torch.tensor(has[key], device=image.device) for key in partial if key in empty}
+    return batch | lists | marks
 
 
 def _empty(kind: SampleMap, image: Tensor) -> Tensor:

@@ -279,6 +279,8 @@ class DAPLoss(Loss):
             )
         depth = batch["depth"]
         far = batch.get("far", torch.zeros_like(depth, dtype=torch.bool))
+        if "has_depth" in batch:  # without distances a sample trains nothing, as in a batch of its own
+            far = far & batch["has_depth"][:, None, None]
         errors = []
         for i, limit in enumerate(self.ranges):
             inside, known = known_range(depth, far, limit)

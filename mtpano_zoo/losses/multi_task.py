@@ -12,7 +12,7 @@ from mtpano_zoo.losses.base import BatchLabels, Loss, TaskLoss, check_not_negati
 from mtpano_zoo.losses.dense import masked_l1
 from mtpano_zoo.losses.means import several_processes
 from mtpano_zoo.losses.task_losses import TASK_LOSSES
-from mtpano_zoo.losses.validity import map_shape, trusted, valid_depth
+from mtpano_zoo.losses.validity import complete_labels, map_shape, trusted, valid_depth
 from mtpano_zoo.outputs import check_output
 from mtpano_zoo.tasks import CONFIDENCES, MAIN_TASKS, SAMPLE_MAPS
 
@@ -26,8 +26,9 @@ class MultiTaskLoss(Loss):
     L1 loss on labels that are derived from the image and the depth.
 
     A label that the batch lacks, or that is invalid in every pixel, contributes exactly zero and gradients of exactly
-    zero, so that distributed training always finds all parameters used. Nothing synchronises with the host, and
-    everything is computed in float32 whatever the precision of the network.
+    zero, so that distributed training always finds all parameters used. A sample takes part in a task only if it has
+    all maps of its label: `has_far` and the like say which samples of a batch have a map that others lack. Nothing
+    synchronises with the host, and everything is computed in float32 whatever the precision of the network.
 
     A batch may hold `confidence`, which says how far each label can be trusted, as in pseudo-labels. It weights all
     means over pixels, and the counts of Dice, of the tasks in `confidence_tasks`; where it is 0 or not finite, there is
@@ -140,13 +141,14 @@ class MultiTaskLoss(Loss):
     def labels(
         self, keys: Sequence[str], prediction: Tensor, batch: Mapping[str, Any], across: bool
     ) -> dict[str, Tensor] | None:
-        """Return the labels of a task, or None if the batch lacks one.
+        """Return the labels of a task, or None if the batch lacks one; see `complete_labels`.
 
         If other processes may have it, empty labels let this process take part in their means.
         """
-        if all(key in batch for key in keys):
-            return {key: batch[key] for key in keys}
-        return {key: _no_labels(key, prediction) for key in keys} if across else None
+        labels = complete_labels(keys, batch)
+        if labels is None and across:
+            return {key: _no_labels(key, prediction) for key in keys}
+        return labels
 
     def confidence(self, task: str, batch: Mapping[str, Any]) -> Tensor | None:
         """Return the weights (B, H, W) of the labels of a task; None if all can be trusted."""

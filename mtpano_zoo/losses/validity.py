@@ -1,6 +1,6 @@
 """Valid pixels of a label, for losses and metrics alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from mtpano_zoo.tasks import NO_LABEL, SAMPLE_MAPS
 
 __all__ = (
     "check_batch",
+    "complete_labels",
     "known_range",
     "map_shape",
     "trusted",
@@ -87,6 +88,35 @@ def known_range(depth: Tensor, far: Tensor, max_depth: float | None = None) -> t
     measured = valid_depth(depth)
     inside = measured if max_depth is None else measured & (depth < max_depth)
     return inside & ~far, measured | far
+
+
+def complete_labels(keys: Sequence[str], batch: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Return the maps that make up a label, or None if the batch lacks one.
+
+    They are empty for samples that lack one of them: the label of a sample must not depend on the others in its batch.
+
+    Args:
+        keys: The maps.
+        batch: Maps of samples; `has_KEY`, bool (B,), for those that only some samples have.
+
+    Example:
+        >>> import torch
+        >>> batch = {"depth": torch.full((2, 1, 1), 3.0), "far": torch.zeros(2, 1, 1, dtype=torch.bool)}
+        >>> labels = complete_labels(("depth", "far"), batch | {"has_far": torch.tensor([True, False])})
+        >>> labels["depth"].flatten().tolist()
+        [3.0, 0.0]
+    """
+    if not all(key in batch for key in keys):
+        return None
+    labels: dict[str, Tensor] = {key: batch[key] for key in keys}
+    partial = [batch[f"has_{key}"] for key in keys if f"has_{key}" in batch]
+    if len(keys) == 1 or not partial:  # a map on its own is empty already
+        return labels
+    complete = torch.stack(partial).all(dim=0)
+    return {
+        key: torch.where(complete.view(-1, *[1] * (label.ndim - 1)), label, SAMPLE_MAPS[key].empty)
+        for key, label in labels.items()
+    }
 
 
 def trusted(valid: Tensor, weight: Tensor | None) -> Tensor:

@@ -24,6 +24,7 @@ from mtpano_zoo.files.checkpoint import (
 )
 from mtpano_zoo.layers import add_lora
 from mtpano_zoo.losses import Loss, check_batch
+from mtpano_zoo.losses.validity import complete_labels
 from mtpano_zoo.metrics import defined_scores, labels_of_metric, metrics_of
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.outputs import check_trainer_precision
@@ -276,8 +277,8 @@ class PanoramaModule(LightningModule):
 
     def labels_for(self, task: str, metric: Metric, batch: dict[str, Any]) -> tuple[Tensor, ...] | None:
         """Return what a metric compares a task with; None if the batch lacks it."""
-        keys = labels_of_metric(task, metric)
-        return tuple(batch[key] for key in keys) if all(key in batch for key in keys) else None
+        labels = complete_labels(labels_of_metric(task, metric), batch)
+        return None if labels is None else tuple(labels.values())
 
     def _log_losses(self, stage: str, terms: dict[str, Tensor], batch_size: int) -> None:
         # Tensors stay on the device until Lightning writes them, every `log_every_n_steps`: no step waits for them.

@@ -6,10 +6,12 @@ import re
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
@@ -36,7 +38,16 @@ from mtpano_zoo.training.progress import progress_bar
 from mtpano_zoo.training.resuming import training_checkpoint
 from mtpano_zoo.training.score_table import as_table
 
-__all__ = ("ConfigSaver", "MultiTaskCLI", "classes_of", "complete_command", "main", "next_commands", "palette_of")
+__all__ = (
+    "ConfigSaver",
+    "LastCheckpoint",
+    "MultiTaskCLI",
+    "classes_of",
+    "complete_command",
+    "main",
+    "next_commands",
+    "palette_of",
+)
 
 VERBS = ("fit", "validate", "test", "predict")
 EPILOG = f"--model.help [CLASS] and --data.help CLASS list the options of model and data; {TRACEBACK}: {TRACEBACK_HELP}"
@@ -112,6 +123,11 @@ class MultiTaskCLI(LightningCLI):
         chosen = list(chosen) if isinstance(chosen, list) else [chosen]
         if any(isinstance(callback, callbacks.LearningRateFinder) for callback in chosen):
             raise InputError("LearningRateFinder has no effect, because the schedule sets the rate: choose model.lr.")
+        if any(isinstance(callback, callbacks.BatchSizeFinder) for callback in chosen):
+            raise InputError(
+                "BatchSizeFinder changes the number of steps, which the schedule needs from the start: choose "
+                "data.batch_size."
+            )
 
         def has(kind: type[callbacks.Callback]) -> bool:
             return any(isinstance(callback, kind) for callback in chosen)
@@ -119,7 +135,7 @@ class MultiTaskCLI(LightningCLI):
         if config["enable_progress_bar"] is not False and not has(callbacks.ProgressBar):
             chosen.append(progress_bar())
         if config["enable_checkpointing"] is not False and not has(callbacks.Checkpoint):
-            chosen.append(callbacks.ModelCheckpoint(filename="last", enable_version_counter=False))
+            chosen.append(LastCheckpoint(filename="last", enable_version_counter=False))
         if self.subcommand == "predict" and not has(callbacks.BasePredictionWriter):
             chosen.append(PredictionWriter())
         try:
@@ -186,6 +202,18 @@ class MultiTaskCLI(LightningCLI):
         self.trainer.predict(**options | {"return_predictions": False})
 
 
+class LastCheckpoint(callbacks.ModelCheckpoint):
+    """Save after every epoch, and when Lightning does.
+
+    If not every epoch ends with its only validation, Lightning saves after validations alone.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, unless a validation has just done so."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
 class ConfigSaver(SaveConfigCallback):
     """Write the configuration of a run into its folder when the run begins, not if it is refused before."""
 
@@ -223,6 +251,8 @@ def main(args: list[str]) -> MultiTaskCLI:
         InputError: If an option is wrong, or does not fit the others.
     """
     limit_configurations(args)
+    # Configurations hold the default of Timer's interval as the word that it stands for.
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     with warnings.catch_warnings(), one_sentence():
         # Warnings about Lightning's own code, and about what is intended: a frozen encoder, every run in its own
@@ -250,11 +280,12 @@ def main(args: list[str]) -> MultiTaskCLI:
 
 
 def next_commands(trainer: Trainer) -> str:
-    """Return where training saved its network and which commands use it; empty without one and on other ranks."""
+    """Return where training saved its network and which commands use it; on other ranks nothing."""
     paths = _saved(trainer)
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # every rank asks: Lightning broadcasts the answer
     if not trainer.is_global_zero or not any(paths):
-        return ""
+        meant = trainer.is_global_zero and paths and not getattr(trainer, "fast_dev_run", False)
+        return "No checkpoint was written." if meant else ""
     path = next(filter(None, paths))
     usage = getattr(trainer.lightning_module, "usage", PanoramaModule.usage)
     text: str = usage(shlex.quote(path), shlex.quote(str(folder / "config.yaml")))

@@ -20,12 +20,12 @@ def scenes(kind: Any, render_on: str, **options: Any) -> Any:
     return kind(**SIZE, **{"train_count": 5, "batch_size": 2, "render_on": render_on} | options)
 
 
-def mixture(render_on: str, workers: int = 0) -> MixedDataModule:
+def mixture(render_on: str, workers: int = 0, indoors: Any = HomesDataModule) -> MixedDataModule:
     """It has poles that are black, and draws some homes twice in an epoch, with other changes."""
     augmentation = Augmentation(yaw=1.0, mirror=0.5, tilt=0.5, photometric=1.0, strength=1.5)
     options = {"train_count": 2, "tilt": 10.0, "black_poles": 0.5}
     modules = {
-        "homes": scenes(HomesDataModule, "workers", **options),
+        "homes": scenes(indoors, "workers", **options),
         "streets": scenes(StreetsDataModule, "workers", **options),
     }
     shares = {"homes": 3.0, "streets": 1.0}
@@ -60,6 +60,16 @@ def test_scenes_are_those_that_workers_render(kind: Any) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_mixtures_are_those_that_workers_render(workers: int) -> None:
     assert_equal(batches(mixture("device", workers)), batches(mixture("workers")))
+
+
+@pytest.mark.parametrize("render_on", ["device", "workers"])
+def test_only_scenes_that_say_what_is_far_do_so_beside_others(render_on: str) -> None:
+    found = batches(mixture(render_on, indoors=RoomsDataModule))
+    mixed = [batch for batch in found if len({name.split("/")[0] for name in batch["id"]}) == 2]
+    assert mixed
+    for batch in mixed:
+        assert batch["has_far"].tolist() == [name.startswith("streets/") for name in batch["id"]]
+    assert not any("has_far" in batch for batch in batches(mixture(render_on)))  # homes say that nothing is
 
 
 def test_modules_in_a_mixture_render_as_the_mixture_says() -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tiny_networks import tiny_dap
 from torch import Tensor
 
+from mtpano_zoo.data.panoramas import collate
 from mtpano_zoo.losses import DAPLoss, dense_fidelity, depth_edges, mask_error, normals_l1, points_l1, silog
 from mtpano_zoo.metrics import DepthMetrics
 from mtpano_zoo.sphere import depth_to_points, icosahedron_rotations, points_to_normals, solid_angles
@@ -193,6 +194,19 @@ def test_far_pixels_and_labels_out_of_range_train_the_masks_alone() -> None:
     assert (outputs["depth"].grad[0, 0, :3] == 0).all() and (outputs["depth"].grad[0, 0, 3:] != 0).any()
     rows = outputs["valid"].grad[0, 0].sign()[:, 0].tolist()  # where the loss falls, the logit rises
     assert rows == [1, 0, 1, -1, -1, -1]
+
+
+@pytest.mark.parametrize("key", ["far", "depth"])
+def test_what_a_sample_trains_does_not_depend_on_the_others(key: str) -> None:
+    whole = {"image": torch.zeros(3, HEIGHT, WIDTH), "depth": torch.full((HEIGHT, WIDTH), 3.0)}
+    whole["far"] = torch.arange(HEIGHT)[:, None].expand(HEIGHT, WIDTH) < 2
+    partial = {name: maps for name, maps in whole.items() if name != key}
+    found = []
+    for samples in ([partial], [partial, whole]):
+        mask = torch.zeros(len(samples), 1, HEIGHT, WIDTH).requires_grad_()
+        DAPLoss()({"valid": mask}, collate(samples))["total"].backward()
+        found.append(mask.grad[0].sign())
+    assert torch.equal(*found) and found[0].any() == (key != "depth")
 
 
 def test_confidence_weighs_pixels_and_takes_them_out() -> None:

@@ -21,6 +21,7 @@ LABELS = tuple(dict.fromkeys(key for task in MAIN_TASKS.values() for key in task
 LACKING = {
     "nothing": ((), ()),
     "depth": (("depth", "far"), ()),
+    "far": (("far",), ()),
     "one each": (("semseg", "normals", "disparity_valid"), ("depth", "far")),
     "everything": ((), LABELS),
     "the same": (("normals",), ("normals",)),
@@ -80,9 +81,11 @@ def _part(rank, lacking):
 
 def _joined(lacking):
     parts = [_batch(rank) for rank in range(2)]
+    partial = {key for absent in LACKING[lacking] for key in absent}
     for part, absent in zip(parts, LACKING[lacking], strict=True):
         for key in absent:
             part[key] = torch.full_like(part[key], SAMPLE_MAPS[key].empty)
+        part |= {f"has_{key}": torch.full((len(part["image"]),), key not in absent) for key in partial}
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 

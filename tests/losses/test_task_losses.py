@@ -5,7 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtpano_zoo.losses import TASK_LOSSES, DisparityLoss, LogDepthLoss, ValidLoss, affine_invariant_l1
+from mtpano_zoo.data.panoramas import collate
+from mtpano_zoo.losses import (
+    TASK_LOSSES,
+    DisparityLoss,
+    LogDepthLoss,
+    MultiTaskLoss,
+    PublishedLoss,
+    ValidLoss,
+    affine_invariant_l1,
+)
 from mtpano_zoo.tasks import MAIN_TASKS, SAMPLE_MAPS
 
 SIZE = (2, 6, 12)
@@ -71,6 +80,27 @@ def test_weights_of_valid_make_a_weighted_mean():
     per_pixel = F.softplus(torch.where((depth > 0) & ~far, -logits[:, 0], logits[:, 0]))
     expected = np.average(per_pixel[counts].numpy(), weights=weight[counts].numpy())
     assert ValidLoss()(logits, labels, weight, False).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [MultiTaskLoss, PublishedLoss])
+@pytest.mark.parametrize("key", ["far", "depth", "disparity", "disparity_valid"])
+def test_a_sample_without_a_map_of_a_task_takes_no_part_beside_others(key, kind):
+    tasks = ("depth", "valid", "disparity")
+    labels = _range_labels() | dict(zip(("disparity", "disparity_valid"), _disparities()[1:], strict=True))
+    samples = [{"image": torch.rand(3, *SIZE[1:])} | {name: maps[i] for name, maps in labels.items()} for i in (0, 1)]
+    del samples[0][key]
+    outputs = {task: torch.randn(2, 1, *SIZE[1:]).requires_grad_() for task in tasks}
+    losses = kind()(outputs, collate(samples))
+    losses["total"].backward()
+    alone = {task: prediction.detach()[1:].clone().requires_grad_() for task, prediction in outputs.items()}
+    expected = kind()(alone, collate(samples[1:]))
+    expected["total"].backward()
+    for task in tasks:
+        lost = key in MAIN_TASKS[task].labels
+        assert outputs[task].grad[0].any().item() != lost, task
+        if lost:
+            torch.testing.assert_close(losses[task], expected[task])
+            torch.testing.assert_close(outputs[task].grad[1:], alone[task].grad)
 
 
 def _disparities():

@@ -12,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils.data import DataLoader, IterableDataset
 
+from mtpano_zoo.data.panoramas import collate
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import DAPLoss, MultiTaskLoss
 from mtpano_zoo.metrics import DepthMetrics
@@ -154,6 +155,23 @@ def test_a_subset_of_tasks_and_absent_labels(tmp_path):
     logged = t.validate(module, data, verbose=False)[0]
     assert "val/semseg/mIoU" in logged
     assert not any(name.startswith(("val/depth", "val/normals")) for name in logged)
+
+
+def test_scores_of_a_task_whose_label_some_samples_lack_do_not_depend_on_the_batches(tmp_path):
+    """Samples with distances and without `far` do not say where a distance is defined."""
+    module = MultiTaskModule(TinyNetwork(tasks=["depth", "valid"]))
+    samples = TinyDataset(6, 0, ["far"], every=2)
+
+    def scores(samples, batch_size):
+        loader = DataLoader(samples, batch_size=batch_size, collate_fn=collate)
+        found = trainer(tmp_path).validate(module, loader, verbose=False)[0]
+        return {name: value for name, value in found.items() if "loss" not in name}
+
+    alone = scores(samples, 1)
+    assert scores(samples, 6) == pytest.approx(alone, rel=1e-5)
+    complete = scores([sample for sample in map(samples.__getitem__, range(6)) if "far" in sample], 1)
+    assert complete["val/valid/accuracy"] == pytest.approx(alone["val/valid/accuracy"])
+    assert complete["val/depth/AbsRel"] != pytest.approx(alone["val/depth/AbsRel"])  # all have distances
 
 
 def test_a_frozen_encoder_does_not_move_by_a_bit_and_everything_else_does(tmp_path):

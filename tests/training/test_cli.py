@@ -236,6 +236,7 @@ def test_numbers_that_make_no_sense_are_refused(folder, capsys, option, sentence
             "metric `val/nope` which is not available",
         ),
         ({"class_path": "LearningRateFinder"}, "LearningRateFinder has no effect"),
+        ({"class_path": "BatchSizeFinder"}, "BatchSizeFinder changes the number of steps"),
     ],
 )
 def test_callbacks_that_cannot_work_are_refused_in_a_sentence(folder, capsys, callback, sentence):
@@ -245,6 +246,16 @@ def test_callbacks_that_cannot_work_are_refused_in_a_sentence(folder, capsys, ca
     assert mtpano(["fit", "--config", "tiny.yaml"]) == 1
     told = capsys.readouterr().err
     assert sentence in told and "Traceback" not in told
+
+
+def test_a_timer_is_in_the_configuration_of_its_run(folder):
+    """The default of one of its arguments is an enumeration, not text."""
+    timer = "--trainer.callbacks=[{class_path: Timer, init_args: {duration: '00:01:00:00'}}]"
+    first = main(["fit", "--config", "tiny.yaml", "--trainer.max_epochs=1", timer])
+    saved = yaml.safe_load(Path("runs/version_0/config.yaml").read_text())["trainer"]["callbacks"]
+    assert saved[0]["init_args"]["interval"] == "step"
+    again = main(["fit", "--config", "runs/version_0/config.yaml"])
+    assert again.trainer.global_step == first.trainer.global_step > 0
 
 
 @pytest.mark.parametrize(("verb", "path"), [("validate", "best"), ("test", "last"), ("predict", "last")])

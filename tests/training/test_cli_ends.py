@@ -7,9 +7,11 @@ import subprocess
 import time
 
 import pytest
+import torch
 
 from mtpano_zoo.cli import main as mtpano
 from mtpano_zoo.training import MultiTaskModule
+from mtpano_zoo.training.cli import main
 
 
 @pytest.mark.parametrize(("epoch", "end"), [(0, " No checkpoint was written."), (1, "")])
@@ -26,6 +28,34 @@ def test_ctrl_c_ends_training_as_it_ends_other_verbs(folder, monkeypatch, capsys
         signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones
     told = capsys.readouterr().err.splitlines()
     assert told[-1] == f"mtpano: interrupted; finished results are kept.{end}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--trainer.max_epochs=1 --trainer.check_val_every_n_epoch=2",
+        "--trainer.max_epochs=3 --trainer.check_val_every_n_epoch=2",
+        "--trainer.max_steps=7 --trainer.val_check_interval=0.5",
+    ],
+)
+def test_every_step_of_a_training_is_in_its_checkpoint(folder, options):
+    """Also if it does not end with a validation."""
+    cli = main(["fit", "--config", "tiny.yaml", "--trainer.callbacks=null", *options.split()])
+    (path,) = folder.rglob("*.ckpt")
+    saved = torch.load(path, weights_only=True)
+    assert saved["global_step"] == cli.trainer.global_step > 0
+    for name, value in cli.model.state_dict().items():
+        assert torch.equal(saved["state_dict"][name], value), name
+
+
+def test_a_training_without_checkpoint_says_so(folder, capsys):
+    """The user's own callback waits for a validation."""
+    best = "--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {monitor: val/loss}}]"
+    options = ["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=2"]
+    assert mtpano(["fit", "--config", "tiny.yaml", best, *options]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "No checkpoint was written."
+    assert mtpano(["fit", "--config", "tiny.yaml", best, *options, "--trainer.fast_dev_run=true"]) == 0
+    assert "checkpoint" not in capsys.readouterr().out  # nobody expects one
 
 
 @pytest.mark.parametrize(("verb", "step"), [("fit", "training_step"), ("predict", "predict_step")])
