@@ -216,7 +216,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="DEG",
-        help="how far the middle row is above the horizon (default 0)",
+        help="how far the middle row is above the horizon (default %(default)g)",
     )
     files.add_argument("--eye", choices=("left", "right"), help="which panorama of a stereo pair to use")
     files.add_argument("--crop", action="store_true", help="write only the part of the sphere that a crop shows")
@@ -227,7 +227,8 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         type=_angle_or_auto,
         default=0.0,
         metavar="DEG",
-        help="no values within this angle of straight down (tripod); auto: only where a disc is found (default 0)",
+        help="no values within this angle of straight down (tripod); auto: only where a disc is found "
+        "(default %(default)g)",
     )
     files.add_argument(
         "--max-pixels",

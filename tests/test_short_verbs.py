@@ -77,6 +77,18 @@ def test_every_short_verb_has_the_option_traceback_in_its_help() -> None:
     assert all("--traceback" in parser.format_help() for parser in helps)
 
 
+def test_help_texts_follow_the_defaults_of_their_options() -> None:
+    followed = 0
+    for parser in parsers(build_parser()):
+        known = [action for action in parser._actions if isinstance(action.default, str | int | float | Path)]
+        stated = [action for action in known if action.help and "(default " in action.help]
+        for action in stated:
+            action.default = 987
+        assert " ".join(parser.format_help().split()).count("(default 987") == len(stated), parser.prog
+        followed += len(stated)
+    assert followed > 20
+
+
 def test_files_and_processes(tmp_path: Path) -> None:
     assert file_to_write(str(tmp_path / "new.json")) == tmp_path / "new.json"
     assert number_of_processes("0") == 0

@@ -41,31 +41,42 @@ def main(arguments: Sequence[str]) -> int:
 def generate_parser() -> argparse.ArgumentParser:
     """Build the parser of `mtpano generate`."""
     parser = ShortVerbParser("mtpano generate", description="Generate panoramas from prompts.", parents=[_common()])
-    parser.add_argument(
+    option = parser.add_argument
+    option(
         "prompt",
         nargs="*",
         help="what the panoramas show, or a subcommand: edit, refine, score, precompute (each has its own --help)",
     )
-    parser.add_argument("--prompts", type=user_path, metavar="FILE", help="file with one prompt per line")
-    parser.add_argument("--template", help='prompt with names in braces: "a {place} at {time}"')
-    parser.add_argument(
+    option("--prompts", type=user_path, metavar="FILE", help="file with one prompt per line")
+    option("--template", help='prompt with names in braces: "a {place} at {time}"')
+    option(
         "--words", type=user_path, metavar="FILE.yaml", help="lists of words for those names (default: built-in lists)"
     )
-    parser.add_argument(
-        "--number", type=number_of("prompts"), default=100, help="prompts to make from the template (default 100)"
+    option(
+        "--number",
+        type=number_of("prompts"),
+        default=100,
+        help="prompts to make from the template (default %(default)s)",
     )
-    parser.add_argument("--count", type=number_of("panoramas"), default=1, help="panoramas per prompt (default 1)")
-    parser.add_argument(
-        "--out", type=user_path, default=Path("generated"), metavar="DIR", help="folder to write to (default generated)"
+    option("--count", type=number_of("panoramas"), default=1, help="panoramas per prompt (default %(default)s)")
+    option(
+        "--out",
+        type=user_path,
+        default=Path("generated"),
+        metavar="DIR",
+        help="folder to write to (default %(default)s)",
     )
-    parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
-    parser.add_argument(
-        "--batch-size", type=number_of("panoramas"), default=1, help="panoramas generated at once (default 1)"
+    option("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default %(default)s)")
+    option(
+        "--batch-size", type=number_of("panoramas"), default=1, help="panoramas generated at once (default %(default)s)"
     )
-    parser.add_argument(
-        "--seam", choices=get_args(Seam), default="roll", help="how the transformer treats the seam (default roll)"
+    option(
+        "--seam",
+        choices=get_args(Seam),
+        default="roll",
+        help="how the transformer treats the seam (default %(default)s)",
     )
-    parser.add_argument("--guidance", type=finite_number, default=2.8, help="guidance scale (default 2.8)")
+    option("--guidance", type=finite_number, default=2.8, help="guidance scale (default %(default)g)")
     return parser
 
 
@@ -92,19 +103,20 @@ def edit_parser() -> argparse.ArgumentParser:
         "--height", type=int, help="rows of the result (default: those of the panorama, 1024 with --fov)"
     )
     parser.add_argument("--out", type=file_to_write, required=True, metavar="FILE.png", help="file to write")
-    parser.add_argument("--guidance", type=finite_number, default=3.5, help="guidance scale (default 3.5)")
+    parser.add_argument("--guidance", type=finite_number, default=3.5, help="guidance scale (default %(default)g)")
     parser.add_argument(
         "--replace-until",
         type=finite_number,
         default=0.5,
         help="copy the kept part's tokens in the attention until the noise level, which starts at 1, falls to this "
-        "(default 0.5)",
+        "(default %(default)g)",
     )
     parser.add_argument(
         "--keep-until",
         type=finite_number,
         default=0.5,
-        help="copy the kept part's latents until the noise level, which starts at 1, falls to this (default 0.5)",
+        help="copy the kept part's latents until the noise level, which starts at 1, falls to this "
+        "(default %(default)g)",
     )
     return parser
 
@@ -118,8 +130,8 @@ def refine_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="inpainting pipeline of diffusers: a folder or a repository")
     parser.add_argument("--prompt", default="", help="what the poles show")
     parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--steps", type=number_of("steps"), default=28, help="sampling steps (default 28)")
-    parser.add_argument("--seed", type=seed_of_noise, default=0, help="seed of the noise (default 0)")
+    parser.add_argument("--steps", type=number_of("steps"), default=28, help="sampling steps (default %(default)s)")
+    parser.add_argument("--seed", type=seed_of_noise, default=0, help="seed of the noise (default %(default)s)")
     parser.add_argument("--download", action="store_true", help="download the model if it is not in the cache")
     return parser
 
@@ -162,8 +174,12 @@ def precompute_parser() -> argparse.ArgumentParser:
         "table", type=user_path, metavar="LIST.jsonl", help="list of images with captions, see PromptsDataset"
     )
     parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
-    parser.add_argument("--shard-size", type=number_of("images"), default=32, help="images per file (default 32)")
+    parser.add_argument(
+        "--height", type=int, default=1024, help="rows; a panorama is twice as wide (default %(default)s)"
+    )
+    parser.add_argument(
+        "--shard-size", type=number_of("images"), default=32, help="images per file (default %(default)s)"
+    )
     return parser
 
 
@@ -175,7 +191,7 @@ def _placing() -> argparse.ArgumentParser:
         choices=("none", "model", "group", "sequential"),
         default="none",
         help="keep weights in main memory and move them to the GPU by network (model), by layer while the next one is "
-        "fetched (group), or by layer (sequential); default none",
+        "fetched (group), or by layer (sequential); default %(default)s",
     )
     return parser
 
@@ -191,7 +207,7 @@ def _base() -> argparse.ArgumentParser:
         "--quantize",
         choices=("none", "int8", "nf4"),
         default="none",
-        help="store the weights of transformer and T5 text encoder in 8 or 4 bits (default none)",
+        help="store the weights of transformer and T5 text encoder in 8 or 4 bits (default %(default)s)",
     )
     return parser
 
@@ -201,9 +217,11 @@ def _common() -> argparse.ArgumentParser:
     parser.add_argument(
         "--adapter", metavar="NAME_OR_FILE", help="LoRA adapter: dit360.flux-dev-lora, a file or a folder"
     )
-    parser.add_argument("--strength", type=finite_number, default=1.0, help="strength of the adapter (default 1)")
-    parser.add_argument("--steps", type=number_of("steps"), default=28, help="sampling steps (default 28)")
-    parser.add_argument("--seed", type=seed_of_noise, default=0, help="seed of the noise (default 0)")
+    parser.add_argument(
+        "--strength", type=finite_number, default=1.0, help="strength of the adapter (default %(default)g)"
+    )
+    parser.add_argument("--steps", type=number_of("steps"), default=28, help="sampling steps (default %(default)s)")
+    parser.add_argument("--seed", type=seed_of_noise, default=0, help="seed of the noise (default %(default)s)")
     return parser
 
 

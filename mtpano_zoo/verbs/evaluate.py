@@ -31,7 +31,7 @@ def add(verbs: Verbs) -> None:
     )
     option("--limit", type=int, help="number of panoramas (default: 20 scenes, or the whole folder)")
     option("--height", type=int, help="rows (default: 256, or those of the folder's first panorama)")
-    option("--seed", type=int, default=0, help="seed of the rendered scenes (default 0)")
+    option("--seed", type=int, default=0, help="seed of the rendered scenes (default %(default)s)")
     option(
         "--protocol",
         type=os.path.expanduser,

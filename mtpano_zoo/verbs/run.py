@@ -53,7 +53,9 @@ def add(verbs: Verbs) -> None:
         metavar="DIR",
         help="folder for the results (default %(default)s)",
     )
-    run.add_argument("--batch-size", type=number_of("images"), default=1, help="panoramas per forward pass (default 1)")
+    run.add_argument(
+        "--batch-size", type=number_of("images"), default=1, help="panoramas per forward pass (default %(default)s)"
+    )
     run.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
