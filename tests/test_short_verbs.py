@@ -6,6 +6,7 @@ import pytest
 from mtpano_zoo.cli import build_parser, main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import search_images
+from mtpano_zoo.limits import max_pixels
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, hyphenated, number_of_processes
 
@@ -87,6 +88,16 @@ def test_help_texts_follow_the_defaults_of_their_options() -> None:
         assert " ".join(parser.format_help().split()).count("(default 987") == len(stated), parser.prog
         followed += len(stated)
     assert followed > 20
+
+
+@pytest.mark.parametrize("verb", [["run"], ["view"], ["convert", "fisheye"]], ids=" ".join)
+def test_the_help_names_the_limit_that_holds(
+    verb: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MTPANO_MAX_PIXELS", raising=False)
+    with pytest.raises(SystemExit):
+        main([*verb, "--help"])
+    assert f"(default MTPANO_MAX_PIXELS, or else {max_pixels()})" in " ".join(capsys.readouterr().out.split())
 
 
 def test_files_and_processes(tmp_path: Path) -> None:
