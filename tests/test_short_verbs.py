@@ -9,6 +9,7 @@ from mtpano_zoo.image_files import search_images
 from mtpano_zoo.limits import max_pixels
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, hyphenated, number_of_processes
+from mtpano_zoo.verbs.generate import edit_parser, generate_parser, precompute_parser, refine_parser
 
 
 def parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
@@ -79,8 +80,9 @@ def test_every_short_verb_has_the_option_traceback_in_its_help() -> None:
 
 
 def test_help_texts_follow_the_defaults_of_their_options() -> None:
+    generating = (generate_parser, edit_parser, refine_parser, precompute_parser)
     followed = 0
-    for parser in parsers(build_parser()):
+    for parser in [*parsers(build_parser()), *(build() for build in generating)]:
         known = [action for action in parser._actions if isinstance(action.default, str | int | float | Path)]
         stated = [action for action in known if action.help and "(default " in action.help]
         for action in stated:

@@ -1,15 +1,13 @@
-"""The verb `mtpano generate` and its subcommands: `edit`, `refine`, `score` and `precompute`."""
+"""`mtpano generate` and its subcommands: `edit`, `refine`, `score` and `precompute`."""
 
 import argparse
 import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.generation.sampling import check_seed
-from mtpano_zoo.generation.seams import Seam
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import ShortVerbParser, field_of_view, file_to_write, number_of
@@ -72,7 +70,7 @@ def generate_parser() -> argparse.ArgumentParser:
     )
     option(
         "--seam",
-        choices=get_args(Seam),
+        choices=("published", "continued", "roll", "none"),
         default="roll",
         help="how the transformer treats the seam (default %(default)s)",
     )
@@ -263,6 +261,8 @@ def seed_of_noise(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: If the text is not one.
     """
+    from mtpano_zoo.generation.prompts import check_seed
+
     try:
         return check_seed(text)
     except InputError as error:
