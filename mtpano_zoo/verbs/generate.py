@@ -270,21 +270,15 @@ def seed_of_noise(text: str) -> int:
 
 
 def _load(options: argparse.Namespace, adapter: str | None = None, strength: float = 1.0) -> Any:
-    import torch
-
     from mtpano_zoo.generation.loading import load_generator, show_licence
-    from mtpano_zoo.machine.claims import LOCAL_RANKS, process_number
 
     if options.base is not None:
         show_licence(options.base, adapter)
-    device = options.device
-    if device is None and torch.cuda.device_count() > 1:
-        device = f"cuda:{process_number(LOCAL_RANKS) % torch.cuda.device_count()}"
     return load_generator(
         options.base,
         adapter,
         strength=strength,
-        device=device,
+        device=options.device,
         offload=options.offload,
         quantize=options.quantize,
         download=options.download,
