@@ -37,7 +37,7 @@ from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.outputs import check_trainer_precision
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
 from mtpano_zoo.text_files import limit_configurations
-from mtpano_zoo.training.option_errors import one_sentence, options_of
+from mtpano_zoo.training.option_errors import one_sentence, options_of, refuse_null
 from mtpano_zoo.training.progress import progress_bar
 
 __all__ = (
@@ -92,6 +92,7 @@ def parsed(parser: ArgumentParser, arguments: Sequence[str], complete: str) -> t
     options = options_of(parser)
     with one_sentence(options, complete):
         config = parser.parse_args(hyphenated(arguments, options))
+        refuse_null(config)
         return config, parser.instantiate(config)
 
 
