@@ -15,7 +15,19 @@ import mtpano_zoo
 from mtpano_zoo.errors import InputError, Terminated
 from mtpano_zoo.resources import with_shipped_configs
 from mtpano_zoo.short_verbs import TRACEBACK, ShortVerbParser
-from mtpano_zoo.verbs import convert, data, evaluate, export, export_scene, models, quickstart, rooms, run, view
+from mtpano_zoo.verbs import (
+    convert,
+    data,
+    evaluate,
+    export,
+    export_scene,
+    generate,
+    models,
+    quickstart,
+    rooms,
+    run,
+    view,
+)
 
 __all__ = ("main",)
 
@@ -93,10 +105,8 @@ def _execute(arguments: Sequence[str]) -> int:
 
         return curate_main(with_shipped_configs(arguments)[1:])
     if verb == "generate":
-        from mtpano_zoo.generation.cli import main as generate_main
-
         with _termination_as_interrupt():
-            return generate_main(arguments[1:])
+            return generate.main(arguments[1:])
     options = build_parser().parse_args(arguments)
     with _termination_as_interrupt():
         status: int = options.execute(options)
@@ -136,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     for module in (run, view, evaluate, export, export_scene):
         module.add(verbs)
-    # Parsed by mtpano_zoo.labeling, whose options are constructor arguments, and by mtpano_zoo.generation.cli.
+    # Parsed by mtpano_zoo.labeling, whose options are constructor arguments, and by mtpano_zoo.verbs.generate.
     verbs.add_parser("label", help="label panoramas with teachers that look at perspective views", add_help=False)
     verbs.add_parser("curate", help="label panoramas with a network, score the labels, select the best", add_help=False)
     verbs.add_parser("generate", help="generate panoramas from text, edit them, refine their poles", add_help=False)

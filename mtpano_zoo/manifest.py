@@ -127,14 +127,14 @@ def claim_marked_folder(out: Path, marker: str, content: str, what: str) -> None
         what: What belongs there, for the messages: `panoramas of this size`.
 
     Raises:
-        FileExistsError: If the folder holds something else.
+        InputError: If the folder holds something else.
     """
     path = out / marker
     if path.exists():
         if path.read_bytes() != content.encode():
-            raise FileExistsError(f"{out} holds no {what}, see {path}: choose another folder")
+            raise InputError(f"{out} holds no {what}, see {path}: choose another folder")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and holds no {what}: choose an empty or a new folder")
+        raise InputError(f"{out} exists and holds no {what}: choose an empty or a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(path, content.encode())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.limits import DEFAULT_MAX_PIXELS, VARIABLE
 from mtpano_zoo.output_paths import may_become_report, user_path
 from mtpano_zoo.spelling import did_you_mean, nearest
 
@@ -16,6 +17,7 @@ __all__ = (
     "ShortVerbParser",
     "Verbs",
     "add_level_option",
+    "add_max_pixels_option",
     "add_reading_options",
     "field_of_view",
     "file_to_write",
@@ -207,6 +209,16 @@ def add_level_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_max_pixels_option(parser: argparse._ActionsContainer) -> None:
+    """Add the option that limits the size of the images to read, see `mtpano_zoo.limits`."""
+    parser.add_argument(
+        "--max-pixels",
+        type=number_of("pixels"),
+        metavar="N",
+        help=f"refuse larger images (default {VARIABLE}, or else {DEFAULT_MAX_PIXELS})",
+    )
+
+
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what the files of a camera show; see `reading_options`."""
     files = parser.add_argument_group("input files")
@@ -216,7 +228,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="DEG",
-        help="how far the middle row is above the horizon (default 0)",
+        help="how far the middle row is above the horizon (default %(default)g)",
     )
     files.add_argument("--eye", choices=("left", "right"), help="which panorama of a stereo pair to use")
     files.add_argument("--crop", action="store_true", help="write only the part of the sphere that a crop shows")
@@ -227,14 +239,10 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         type=_angle_or_auto,
         default=0.0,
         metavar="DEG",
-        help="no values within this angle of straight down (tripod); auto: only where a disc is found (default 0)",
+        help="no values within this angle of straight down (tripod); auto: only where a disc is found "
+        "(default %(default)g)",
     )
-    files.add_argument(
-        "--max-pixels",
-        type=number_of("pixels"),
-        metavar="N",
-        help="refuse larger images (default MTPANO_MAX_PIXELS, or else 178956970)",
-    )
+    add_max_pixels_option(files)
 
 
 def reading_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def imported(program: str, folder: Path, names: set[str] = EVERYTHING) -> set[st
     ["--help"],
     ["run", "--help"],
     ["export", "--help"],
+    ["generate", "--help"],
+    ["generate", "edit", "--help"],
     ["models"],
     ["models", "no-such-model"],
     ["run", "room.jpg", "--batch-size", "0"],
@@ -41,6 +43,8 @@ def imported(program: str, folder: Path, names: set[str] = EVERYTHING) -> set[st
     ["run", "room.jpg", "--model", "mtpano-larg"],
     ["run", "room.jpg", "--model", "none/best.ckpt"],
     ["run", "no_such_room.jpg"],
+    ["generate", "a room", "--seed", "-1"],
+    ["generate", "a room", "--seam", "rol"],
     ["export", "mtpano-larg", "--format", "onnx", "--out", "x.onnx"],
     ["export", "mtpano-tiny.rooms", "--format", "onnx", "--out", "room.jpg"],
 ], ids=" ".join)  # fmt: skip

@@ -6,8 +6,10 @@ import pytest
 from mtpano_zoo.cli import build_parser, main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import search_images
+from mtpano_zoo.limits import max_pixels
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.short_verbs import ShortVerbParser, file_to_write, hyphenated, number_of_processes
+from mtpano_zoo.verbs.generate import edit_parser, generate_parser, precompute_parser, refine_parser
 
 
 def parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
@@ -75,6 +77,29 @@ def test_every_short_verb_has_the_option_traceback_in_its_help() -> None:
     helps = [parser for parser in parsers(build_parser()) if isinstance(parser, ShortVerbParser)]
     assert len(helps) > 10
     assert all("--traceback" in parser.format_help() for parser in helps)
+
+
+def test_help_texts_follow_the_defaults_of_their_options() -> None:
+    generating = (generate_parser, edit_parser, refine_parser, precompute_parser)
+    followed = 0
+    for parser in [*parsers(build_parser()), *(build() for build in generating)]:
+        known = [action for action in parser._actions if isinstance(action.default, str | int | float | Path)]
+        stated = [action for action in known if action.help and "(default " in action.help]
+        for action in stated:
+            action.default = 987
+        assert " ".join(parser.format_help().split()).count("(default 987") == len(stated), parser.prog
+        followed += len(stated)
+    assert followed > 20
+
+
+@pytest.mark.parametrize("verb", [["run"], ["view"], ["convert", "fisheye"]], ids=" ".join)
+def test_the_help_names_the_limit_that_holds(
+    verb: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MTPANO_MAX_PIXELS", raising=False)
+    with pytest.raises(SystemExit):
+        main([*verb, "--help"])
+    assert f"(default MTPANO_MAX_PIXELS, or else {max_pixels()})" in " ".join(capsys.readouterr().out.split())
 
 
 def test_files_and_processes(tmp_path: Path) -> None:

@@ -125,12 +125,6 @@ class Matterport3DDataModule(PanoramaDataModule):
         """Return the split of the building; None if it is in none of the owner's lists."""
         return scan_splits().get(fields["scan"])
 
-    def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
-        """Return whether the building is in a split; training may use all of them."""
-        if split == "train" and self.train_on_all:
-            return self.split_of(fields) is not None
-        return super().belongs(i, fields, split)
-
 
 @functools.cache
 def scan_splits() -> dict[str, Split]:

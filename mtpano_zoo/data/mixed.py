@@ -21,7 +21,7 @@ from mtpano_zoo.data.device_rendering import (
     check_render_on,
     collate_drawn,
 )
-from mtpano_zoo.data.loading import training_loader
+from mtpano_zoo.data.loading import check_batches, training_loader
 from mtpano_zoo.data.mixed_sampler import MixedSampler
 from mtpano_zoo.data.panoramas import UnreadableSampleError, collate
 from mtpano_zoo.data.scenes import SceneDataModule, SceneDataset
@@ -106,11 +106,9 @@ class MixedDataModule(RenderingLoaders):
         check_render_on(render_on)
         if not modules or any(not name or "/" in name for name in modules):
             raise InputError("a mixture needs data modules, with names without a slash")
-        if batch_size < 1 or num_workers < 0 or (samples_per_epoch is not None and samples_per_epoch < 1):
-            raise InputError(
-                "batch_size and samples_per_epoch must be positive and num_workers not negative, not "
-                f"{batch_size}, {samples_per_epoch} and {num_workers}"
-            )
+        check_batches(batch_size, num_workers)
+        if samples_per_epoch is not None and samples_per_epoch < 1:
+            raise InputError(f"samples_per_epoch must be positive, not {samples_per_epoch}")
         named: dict[str, Collection[str]] = {
             "weights": weights or {},
             "class_map": class_map or {},

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
 from mtpano_zoo.data.index import Index, find_samples
-from mtpano_zoo.data.loading import EvaluationLoaders, training_loader
+from mtpano_zoo.data.loading import EvaluationLoaders, check_batches, training_loader
 from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of
 from mtpano_zoo.data.resizing import resize_map
 from mtpano_zoo.errors import InputError
@@ -200,6 +200,8 @@ class PanoramaDataModule(EvaluationLoaders):
     mask: Mask | None = None
     saturated: int | None = 65535
     """Number in 16-bit depth files that means "this far or farther"; None if there is none."""
+    train_on_all: bool = False
+    """Whether the samples of every split are for training too."""
 
     def __init__(
         self,
@@ -217,11 +219,9 @@ class PanoramaDataModule(EvaluationLoaders):
         super().__init__()
         if height < 8 or width != 2 * height:
             raise InputError(f"a panorama is twice as wide as high, and at least 8 rows: got {height} x {width}")
-        if batch_size < 1 or num_workers < 0 or on_error not in get_args(OnError):
-            raise InputError(
-                "batch_size must be positive, num_workers not negative and on_error raise or skip, not "
-                f"{batch_size}, {num_workers} and {on_error!r}"
-            )
+        check_batches(batch_size, num_workers)
+        if on_error not in get_args(OnError):
+            raise InputError(f"on_error must be raise or skip, not {on_error!r}")
         offered = tuple(task for task in MAIN_TASKS if task in self.files)
         # An empty list reads images only.
         self.tasks = offered if tasks is None else () if tasks in ([], ()) else check_tasks(tasks)
@@ -330,7 +330,10 @@ class PanoramaDataModule(EvaluationLoaders):
 
     def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
         """Return whether a sample is in ``train``, ``val``, ``test`` or ``predict``, which is the test set."""
-        return self.split_of(fields) == ("test" if split == "predict" else split)
+        own = self.split_of(fields)
+        if split == "train" and self.train_on_all:
+            return own is not None
+        return own == ("test" if split == "predict" else split)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return the shuffled loader; it drops an incomplete last batch unless it is the only one."""

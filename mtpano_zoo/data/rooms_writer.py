@@ -64,7 +64,7 @@ def write_rooms(
     Raises:
         InputError: If split, count, size, seed, kind, tilt or version are out of range.
         InputError: If `views` holds no panorama, or a file that is not one.
-        FileExistsError: If the folder holds something else, or rooms of another seed or size.
+        InputError: If the folder holds something else, or rooms of another seed or size.
     """
     if kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")

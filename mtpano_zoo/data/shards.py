@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtpano_zoo.data.augmentation import Augmentation, Sample
-from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, rank_and_size
+from mtpano_zoo.data.loading import EvaluationLoaders, TrainingLoader, check_batches, rank_and_size
 from mtpano_zoo.data.panoramas import SPLITS, collate
 from mtpano_zoo.data.reading import UNREADABLE, reason_of
 from mtpano_zoo.data.sets import read_all, samples_of
@@ -207,11 +207,9 @@ class ShardsDataModule(EvaluationLoaders):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0 or buffer < 1:
-            raise InputError(
-                "batch_size and buffer must be positive and num_workers not negative, not "
-                f"{batch_size}, {buffer} and {num_workers}"
-            )
+        check_batches(batch_size, num_workers)
+        if buffer < 1:
+            raise InputError(f"buffer must be positive, not {buffer}")
         self.root = Path(root).expanduser().absolute()
         if not (self.root / CONTENTS).is_file():
             raise FileNotFoundError(

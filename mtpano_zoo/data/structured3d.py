@@ -112,9 +112,3 @@ class Structured3DDataModule(PanoramaDataModule):
             return None
         scene = int(fields["scene"])
         return "train" if scene < 3000 else "val" if scene < 3250 else "test"
-
-    def belongs(self, i: int, fields: Mapping[str, str], split: str) -> bool:
-        """Return whether the scene is in a split; training may use all of them."""
-        if split == "train" and self.train_on_all:
-            return self.split_of(fields) is not None
-        return super().belongs(i, fields, split)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.augment import latent_mask
-from mtpano_zoo.generation.sampling import SEEDS, Generator, check_panorama_size
+from mtpano_zoo.generation.prompts import SEEDS
+from mtpano_zoo.generation.sampling import Generator, check_panorama_size
 from mtpano_zoo.generation.schedule import TRAINED_TOKENS, shift_for
 from mtpano_zoo.generation.seams import wrapped_transformer
 from mtpano_zoo.generation.tokens import crop_columns, pack, position_ids, unpack, wrap_columns

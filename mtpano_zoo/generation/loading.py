@@ -13,7 +13,7 @@ import torch
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.generation.adapters import load_adapter
 from mtpano_zoo.generation.sampling import Generator
-from mtpano_zoo.machine.device import check_device
+from mtpano_zoo.machine.device import check_device, default_device
 from mtpano_zoo.machine.memory import available_memory
 from mtpano_zoo.text_files import read_json, read_text
 from mtpano_zoo.zoo.download import fetch
@@ -109,12 +109,12 @@ def trained_prefix(path: str | Path) -> str:
 
 
 def device_for(device: str | torch.device | None) -> torch.device:
-    """Check that a device can be used and return it; None means a GPU if there is one.
+    """Check that a device can be used and return it; None means `default_device`.
 
     Raises:
         InputError: If the device cannot be used.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     check_device(device)
     return torch.device(device)
 

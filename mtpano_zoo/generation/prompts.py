@@ -12,7 +12,10 @@ import numpy as np
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.text_files import read_lines, read_yaml
 
-__all__ = ("SCENES", "Wanted", "expand", "plan", "read_prompts", "read_words")
+__all__ = ("SCENES", "SEEDS", "Wanted", "check_seed", "expand", "plan", "read_prompts", "read_words")
+
+SEEDS = 2**63
+"""Number of seeds: 0 to 2^63 - 1."""
 
 SCENES = {
     "indoor": [
@@ -142,3 +145,19 @@ def expand(template: str, words: Mapping[str, Sequence[str]], number: int, seed:
         drawn = iter([str(rng.choice(list(words[name]))) for name in names])
         prompts.append(re.sub(r"\{\w+\}", lambda _, drawn=drawn: next(drawn), template))  # type: ignore[misc]
     return prompts
+
+
+def check_seed(seed: int | str) -> int:
+    """Return a seed, passed as a number or as text.
+
+    Raises:
+        InputError: If it is not a whole number below `SEEDS`.
+
+    Example:
+        >>> check_seed("7")
+        7
+    """
+    text = str(seed)
+    if not text.isdecimal() or len(text) > len(str(SEEDS)) or int(text) >= SEEDS:
+        raise InputError(f"a seed is a whole number from 0 to 2^63 - 1, not {text}")
+    return int(text)

@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.generation.prompts import check_seed
 from mtpano_zoo.generation.schedule import with_length
 from mtpano_zoo.generation.seams import Seam, check_seam, wrapped_autoencoder, wrapped_transformer
 from mtpano_zoo.generation.tokens import pack, unpack
 from mtpano_zoo.limits import check_pixels
 
-__all__ = ("SEEDS", "Generator", "Length", "check_panorama_size", "check_seed")
+__all__ = ("Generator", "Length", "check_panorama_size")
 
 Length = Literal["unpadded", "padded"]
 """Whether the tokens that decide the noise levels are only those of the panorama, or also those of padded columns."""
 
-SEEDS = 2**63
-"""Number of seeds: 0 to 2^63 - 1."""
 MAX_TOKENS, MAX_TOKENS_DISTILLED = 512, 256  # of a prompt, for FLUX.1-dev and FLUX.1-schnell
 
 
@@ -339,19 +338,3 @@ def check_panorama_size(height: int, width: int, multiple: int) -> None:
             f"{2 * nearest}"
         )
     check_pixels(height, width, "the panorama")
-
-
-def check_seed(seed: int | str) -> int:
-    """Return a seed, passed as a number or as text.
-
-    Raises:
-        InputError: If it is not a whole number below `SEEDS`.
-
-    Example:
-        >>> check_seed("7")
-        7
-    """
-    text = str(seed)
-    if not text.isdecimal() or len(text) > len(str(SEEDS)) or int(text) >= SEEDS:
-        raise InputError(f"a seed is a whole number from 0 to 2^63 - 1, not {text}")
-    return int(text)

@@ -40,7 +40,17 @@ from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.option_errors import one_sentence, options_of, refuse_null
 from mtpano_zoo.training.progress import progress_bar
 
-__all__ = ("add_run_options", "add_shared_options", "label", "label_as_asked", "main", "print_once", "shared_settings")
+__all__ = (
+    "add_run_options",
+    "add_shared_options",
+    "label",
+    "label_as_asked",
+    "main",
+    "parsed",
+    "print_once",
+    "run_options",
+    "shared_settings",
+)
 
 TRAINER = ("accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar")
 COMPLETE = "A complete command is `mtpano label PANORAMAS --config label_free/label.yaml --out labels`."
@@ -60,17 +70,30 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         InputError: If an argument, an input or the folder is wrong, in one sentence.
     """
-    limit_configurations(arguments)
-    parser = build_parser()
-    options = options_of(parser)
-    with one_sentence(options, COMPLETE):
-        config = parser.parse_args(hyphenated(arguments, options))
-        refuse_null(config)
-        built = parser.instantiate(config)
+    config, built = parsed(build_parser(), arguments, COMPLETE)
     names = ("height", "width", "invalid_mask", "no_depth_classes", "keep_views", "min_valid")
     masker = _masker(config, built)
     labeler = Labeler(built.views, built.teachers, masker=masker, **{name: config[name] for name in names})
     return label_as_asked(config, built, labeler, settings_of(config, built.teachers, masker))
+
+
+def parsed(parser: ArgumentParser, arguments: Sequence[str], complete: str) -> tuple[Namespace, Namespace]:
+    """Return the options of a command, as they are given and with the classes that they name.
+
+    Args:
+        parser: Parser of the command.
+        arguments: Its arguments.
+        complete: See `one_sentence`.
+
+    Raises:
+        InputError: If an argument is wrong, in one sentence.
+    """
+    limit_configurations(arguments)
+    options = options_of(parser)
+    with one_sentence(options, complete):
+        config = parser.parse_args(hyphenated(arguments, options))
+        refuse_null(config)
+        return config, parser.instantiate(config)
 
 
 def label_as_asked(config: Namespace, built: Namespace, labeler: PanoramaLabeler, settings: Mapping[str, Any]) -> int:
@@ -99,12 +122,9 @@ def label_as_asked(config: Namespace, built: Namespace, labeler: PanoramaLabeler
         out,
         labeler,
         settings=settings,
-        trainer=config.trainer.as_dict(),
         split=config.listed_as,
         max_height=config.max_height,
-        num_workers=config.num_workers,
-        writers=config.writers,
-        overwrite=config.overwrite,
+        **run_options(config),
     )
     print_once(report.summary())
     return report.exit_code
@@ -260,6 +280,12 @@ def add_run_options(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="delete results of other settings or images")
     left_out = set(inspect.signature(Trainer).parameters) - set(TRAINER)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip=left_out)
+
+
+def run_options(config: Namespace) -> dict[str, Any]:
+    """Return the options of `add_run_options` as arguments of `label`."""
+    names = ("num_workers", "writers", "overwrite")
+    return {"trainer": config.trainer.as_dict(), **{name: config[name] for name in names}}
 
 
 def _masker(config: Namespace, built: Namespace) -> Masker | None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mtpano_zoo.layers import FromCube, ResNetStages, ToCube, Upsample, conv2d, halved
-from mtpano_zoo.layers.convolution import Convention, check_convention, without_autocast
-from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
-from mtpano_zoo.models.student import distance, one_distance_task
+from mtpano_zoo.layers.convolution import Convention, without_autocast
+from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD
+from mtpano_zoo.models.student import DistanceNetwork
 from mtpano_zoo.sphere import CubeSampling
 
 __all__ = ("BiFuse",)
@@ -18,7 +18,7 @@ __all__ = ("BiFuse",)
 LEVELS = 4
 
 
-class BiFuse(PanoramaNetwork):
+class BiFuse(DistanceNetwork):
     """Inverse distance up to scale and shift, or distance in metres, by BiFuse++.
 
     One ResNet reads the panorama, the other six cube faces of half its height. After each of the four stages the
@@ -57,10 +57,7 @@ class BiFuse(PanoramaNetwork):
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__(tasks, input_size, image_mean=image_mean, image_std=image_std)
-        one_distance_task(self)
-        self.convention = check_convention(convention)
-        self.check_size(*self.input_size, "input_size")
+        super().__init__(tasks, convention, input_size, image_mean, image_std)
         panorama = ResNetStages(encoder, "sphere" if convention == "sphere" else "zeros", pretrained)
         self.encoders = nn.ModuleDict({"erp": panorama, "cube": ResNetStages(encoder, "zeros", pretrained)})
         height, width = self.input_size
@@ -106,7 +103,7 @@ class BiFuse(PanoramaNetwork):
         for i in reversed(range(LEVELS - 1)):
             decoded = self.decoders[i](torch.cat((decoded, joined[i]), dim=1))
         output = self.upsample(without_autocast(self.predict_distance, decoded), size)
-        return {self.tasks[0]: distance(output, self.convention)}
+        return {self.tasks[0]: self.distance(output)}
 
 
 class _Fusion(nn.Module):

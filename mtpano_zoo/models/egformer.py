@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import Upsample, conv2d
-from mtpano_zoo.layers.convolution import Convention, check_convention, without_autocast
+from mtpano_zoo.layers.convolution import Convention, without_autocast
 from mtpano_zoo.layers.wrapped import WrappedConv2d
-from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
-from mtpano_zoo.models.student import distance, one_distance_task
+from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD
+from mtpano_zoo.models.student import DistanceNetwork
 
 __all__ = ("EGformer",)
 
@@ -28,7 +28,7 @@ LEAST_IMPORTANCE = 0.5
 QUARTER = torch.acos(torch.zeros(())).item()  # pi / 2 in float32, as published
 
 
-class EGformer(PanoramaNetwork):
+class EGformer(DistanceNetwork):
     """Inverse distance up to scale and shift, or distance in metres, from a transformer.
 
     It goes down five levels and up again, with attention along rows and along columns at each. Scores are dot products
@@ -65,9 +65,7 @@ class EGformer(PanoramaNetwork):
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__(tasks, input_size, image_mean=image_mean, image_std=image_std)
-        one_distance_task(self)
-        self.convention = check_convention(convention)
+        super().__init__(tasks, convention, input_size, image_mean, image_std)
         importance = importance or ("batch" if convention == "paper" else "sample")
         if importance not in ("sample", "batch"):
             raise InputError(f"importance must be sample or batch, not {importance!r}.")
@@ -75,7 +73,6 @@ class EGformer(PanoramaNetwork):
             raise InputError(f"width must be a multiple of 2, not {width}.")
         self.config |= {"importance": importance}
         self.rolls = convention == "sphere" and importance == "sample"
-        self.check_size(*self.input_size, "input_size")
         widths = [width * 2**level for level in range(LEVELS)]
         self.embed = conv2d(3, width, 3, convention=convention, stride=2)
         self.embed_norm = nn.LayerNorm(width)
@@ -118,7 +115,7 @@ class EGformer(PanoramaNetwork):
             x = self.join[level](torch.cat((skips[level], x), dim=-1))
         maps = self.head1(self.refine(x).permute(0, 3, 1, 2))
         output = without_autocast(self.predict_distance, F.relu(self.head2(self.upsample(maps, size))))
-        return {self.tasks[0]: distance(output, self.convention)}
+        return {self.tasks[0]: self.distance(output)}
 
 
 class _Tune(nn.Module):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.layers import ResNetStages, Upsample, conv2d
-from mtpano_zoo.layers.convolution import Convention, check_convention
+from mtpano_zoo.layers.convolution import Convention
 from mtpano_zoo.layers.wrapped import WrappedConv2d
-from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
-from mtpano_zoo.models.student import distance, one_distance_task
+from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD
+from mtpano_zoo.models.student import DistanceNetwork
 
 __all__ = ("HoHoNet", "cosines", "sinusoids")
 
@@ -22,7 +22,7 @@ STRIDE = 32
 COLUMNS = 4  # image columns per vector
 
 
-class HoHoNet(PanoramaNetwork):
+class HoHoNet(DistanceNetwork):
     """Inverse distance up to scale and shift, or distance in metres, through one vector per four columns.
 
     The four stages of a ResNet are compressed to a height of one, joined, and refined by self-attention along the
@@ -70,11 +70,8 @@ class HoHoNet(PanoramaNetwork):
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__(tasks, input_size, image_mean=image_mean, image_std=image_std)
-        one_distance_task(self)
-        self.convention = check_convention(convention)
+        super().__init__(tasks, convention, input_size, image_mean, image_std)
         self.rolls = convention == "sphere"
-        self.check_size(*self.input_size, "input_size")
         self.check_size(height, 2 * height, "The working size, set by height,")
         if width < 1 or width % heads or width % 2:
             raise InputError(f"width must be an even multiple of heads, {heads}, not {width}.")
@@ -131,7 +128,7 @@ class HoHoNet(PanoramaNetwork):
         coefficients = self.coefficients(self.embed(widen(vectors[:, :, None], COLUMNS)[:, :, 0]))
         with torch.autocast(image.device.type, enabled=False):  # see `without_autocast`
             columns = torch.einsum("bkw,kh->bhw", coefficients.to(self.basis.dtype), self.basis)[:, None] + self.bias
-        return {self.tasks[0]: distance(self.resize(columns, size), self.convention)}
+        return {self.tasks[0]: self.distance(self.resize(columns, size))}
 
 
 class _Compress(nn.Sequential):

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtpano_zoo.layers import FromCube, ResNetStages, ToCube, conv2d, halved
-from mtpano_zoo.layers.convolution import Convention, check_convention, without_autocast
-from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD, PanoramaNetwork
-from mtpano_zoo.models.student import one_distance_task
+from mtpano_zoo.layers.convolution import Convention, without_autocast
+from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD
+from mtpano_zoo.models.student import DistanceNetwork
 from mtpano_zoo.sphere import CubeSampling
 
 __all__ = ("UniFuse",)
@@ -19,7 +19,7 @@ DECODER_WIDTHS = (16, 32, 64, 128, 256)  # finest level first
 SQUEEZE = 16
 
 
-class UniFuse(PanoramaNetwork):
+class UniFuse(DistanceNetwork):
     """Inverse distance up to scale and shift, or distance in metres, from two ResNets.
 
     One ResNet reads the panorama, the other six cube faces of half its height. At each of five levels the features of
@@ -59,10 +59,7 @@ class UniFuse(PanoramaNetwork):
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__(tasks, input_size, image_mean=image_mean, image_std=image_std)
-        one_distance_task(self)
-        self.convention = check_convention(convention)
-        self.check_size(*self.input_size, "input_size")
+        super().__init__(tasks, convention, input_size, image_mean, image_std)
         self.maximum = maximum
         panorama = ResNetStages(encoder, "sphere" if convention == "sphere" else "zeros", pretrained)
         self.encoders = nn.ModuleDict({"erp": panorama, "cube": ResNetStages(encoder, "zeros", pretrained)})

@@ -3,7 +3,7 @@
 import argparse
 
 from mtpano_zoo.output_paths import check_no_input, user_path
-from mtpano_zoo.short_verbs import Verbs, file_to_write, number_of
+from mtpano_zoo.short_verbs import Verbs, add_max_pixels_option, file_to_write
 
 __all__ = ("add",)
 
@@ -24,12 +24,7 @@ def add(verbs: Verbs) -> None:
     fisheye.add_argument("--out", required=True, type=file_to_write, metavar="PANO.jpg", help="file to write")
     fisheye.add_argument("--height", type=int, help="rows (default: the pixel density of the image)")
     fisheye.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
-    fisheye.add_argument(
-        "--max-pixels",
-        type=number_of("pixels"),
-        metavar="N",
-        help="refuse larger images (default MTPANO_MAX_PIXELS, or else 178956970)",
-    )
+    add_max_pixels_option(fisheye)
     fisheye.set_defaults(execute=_fisheye)
 
 

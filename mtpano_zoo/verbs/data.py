@@ -66,15 +66,15 @@ def add(verbs: Verbs) -> None:
 
     plot = inner.add_parser("plot", parents=[common], help="draw samples with their labels")
     plot.add_argument("--out", required=True, type=file_to_write, metavar="FILE.png", help="file to write")
-    plot.add_argument("--split", choices=SPLITS, default="train", help="split to draw from (default train)")
-    plot.add_argument("--count", type=int, default=4, help="number of samples, evenly spread (default 4)")
+    plot.add_argument("--split", choices=SPLITS, default="train", help="split to draw from (default %(default)s)")
+    plot.add_argument("--count", type=int, default=4, help="number of samples, evenly spread (default %(default)s)")
     plot.add_argument("--id", action="append", default=[], help="draw this sample instead; may be repeated")
     plot.add_argument("--augmented", action="store_true", help="augment the samples as in training")
     plot.set_defaults(execute=_plot)
 
     pack = inner.add_parser("pack", parents=[read], help="write WebDataset tar files for ShardsDataModule")
     pack.add_argument("--out", required=True, type=user_path, metavar="DIR", help="a new folder")
-    pack.add_argument("--shard-size", type=int, default=500, help="samples per file (default 500)")
+    pack.add_argument("--shard-size", type=int, default=500, help="samples per file (default %(default)s)")
     pack.set_defaults(execute=_pack)
 
     _add_prepare_options(inner.add_parser("prepare", help="make panoramas from a release that has none"))
@@ -86,9 +86,11 @@ def _add_prepare_options(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument(
         "--out", required=True, type=user_path, metavar="DIR", help="a new folder, or an unfinished one"
     )
-    prepare.add_argument("--height", type=int, default=512, help="rows; a panorama is twice as wide (default 512)")
     prepare.add_argument(
-        "--workers", type=int, default=1, help="number of processes, about 2 GB of memory each (default 1)"
+        "--height", type=int, default=512, help="rows; a panorama is twice as wide (default %(default)s)"
+    )
+    prepare.add_argument(
+        "--workers", type=int, default=1, help="number of processes, about 2 GB of memory each (default %(default)s)"
     )
     prepare.set_defaults(execute=_prepare)
 

@@ -31,7 +31,7 @@ def add(verbs: Verbs) -> None:
     )
     option("--limit", type=int, help="number of panoramas (default: 20 scenes, or the whole folder)")
     option("--height", type=int, help="rows (default: 256, or those of the folder's first panorama)")
-    option("--seed", type=int, default=0, help="seed of the rendered scenes (default 0)")
+    option("--seed", type=int, default=0, help="seed of the rendered scenes (default %(default)s)")
     option(
         "--protocol",
         type=os.path.expanduser,
@@ -65,17 +65,15 @@ def _execute(options: argparse.Namespace) -> int:
 
     for name in options.models:
         locate(name)
-    import torch  # takes seconds: mistakes are reported before that
-
+    # These take seconds to import, as PyTorch does: mistakes are reported before that.
     from mtpano_zoo.evaluation.command import judge, open_predictors, summary
     from mtpano_zoo.evaluation.data_sets import open_data
-    from mtpano_zoo.machine.claims import LOCAL_RANKS, process_number
+    from mtpano_zoo.machine.claims import process_number
+    from mtpano_zoo.machine.device import default_device
 
     data = open_data(options.data, options.height, options.limit, options.seed)
-    count = torch.cuda.device_count()
-    device = options.device or (f"cuda:{process_number(LOCAL_RANKS) % count}" if count else "cpu")
     report = judge(
-        open_predictors(options.models, options.unit, options.kind, device),
+        open_predictors(options.models, options.unit, options.kind, options.device or default_device()),
         data,
         options.out,
         protocol=options.protocol,

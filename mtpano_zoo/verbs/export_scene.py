@@ -25,7 +25,7 @@ def add(verbs: Verbs) -> None:
     scene.add_argument("--views", type=int, choices=(6, 12), help="write perspective views in place of panoramas")
     scene.add_argument("--size", type=int, help="rows and columns of a view (default: the panorama's pixel density)")
     scene.add_argument(
-        "--nadir", type=float, default=0.0, help="mask this many degrees around straight down (default 0)"
+        "--nadir", type=float, default=0.0, help="mask this many degrees around straight down (default %(default)g)"
     )
     scene.set_defaults(execute=_export_scene)
 

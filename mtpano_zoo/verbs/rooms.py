@@ -17,24 +17,28 @@ def add(verbs: Verbs) -> None:
         default="rooms",
         help="homes have more detail (default %(default)s)",
     )
-    rooms.add_argument("--tilt", type=float, default=0.0, help="maximum tilt of the camera in degrees (default 0)")
+    rooms.add_argument(
+        "--tilt", type=float, default=0.0, help="maximum tilt of the camera in degrees (default %(default)g)"
+    )
     rooms.add_argument(
         "--version",
         type=int,
         default=1,
-        help="version of homes: 2 has stairs and mirrors, 3 also clear glass (default 1)",
+        help="version of homes: 2 has stairs and mirrors, 3 also clear glass (default %(default)s)",
     )
     rooms.add_argument("--views", type=user_path, metavar="DIR", help="folder of panoramas to show in windows of homes")
     rooms.add_argument("--out", required=True, type=user_path, metavar="DIR", help="folder to write to")
-    rooms.add_argument("--count", type=int, default=16, help="number of scenes (default 16)")
+    rooms.add_argument("--count", type=int, default=16, help="number of scenes (default %(default)s)")
     rooms.add_argument(
         "--split",
         choices=("train", "val", "test"),
         default="train",
-        help="split to render; splits share no scenes (default train)",
+        help="split to render; splits share no scenes (default %(default)s)",
     )
-    rooms.add_argument("--height", type=int, default=256, help="rows; a panorama is twice as wide (default 256)")
-    rooms.add_argument("--seed", type=int, default=0, help="seed of the scenes (default 0)")
+    rooms.add_argument(
+        "--height", type=int, default=256, help="rows; a panorama is twice as wide (default %(default)s)"
+    )
+    rooms.add_argument("--seed", type=int, default=0, help="seed of the scenes (default %(default)s)")
     rooms.set_defaults(execute=_rooms)
 
 

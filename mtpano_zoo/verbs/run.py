@@ -53,7 +53,9 @@ def add(verbs: Verbs) -> None:
         metavar="DIR",
         help="folder for the results (default %(default)s)",
     )
-    run.add_argument("--batch-size", type=number_of("images"), default=1, help="panoramas per forward pass (default 1)")
+    run.add_argument(
+        "--batch-size", type=number_of("images"), default=1, help="panoramas per forward pass (default %(default)s)"
+    )
     run.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
@@ -155,11 +157,12 @@ def _load(options: argparse.Namespace, cores: int) -> "nn.Module":
     """Load the network onto its device, and set the number of threads."""
     import torch
 
+    from mtpano_zoo.machine.device import default_device
     from mtpano_zoo.zoo import load_model
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = options.device or default_device()
     model = load_model(options.model, device)
     if device == "cpu":
         print(f"threads: {torch.get_num_threads()} (cores available: {cores})", file=sys.stderr)

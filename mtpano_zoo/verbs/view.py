@@ -94,13 +94,11 @@ def _check_unused(options: argparse.Namespace) -> None:
 
 
 def _predicted(options: argparse.Namespace) -> "Prediction":
-    import torch
-
+    from mtpano_zoo.machine.device import default_device
     from mtpano_zoo.prediction import Prediction, predict
     from mtpano_zoo.zoo import load_model
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_model(options.model or DEFAULT_MODEL, device)
+    network = load_model(options.model or DEFAULT_MODEL, options.device or default_device())
     prediction = predict(network, options.source, level=options.level, **reading_options(options))
     if not isinstance(prediction, Prediction):
         raise InputError(f"{options.source} holds several panoramas")

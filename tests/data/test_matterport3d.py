@@ -88,6 +88,17 @@ def test_every_building_has_the_split_of_the_owner():
 
 
 @pytest.mark.filterwarnings("ignore:.*files have no image")
+def test_training_on_all_buildings_leaves_out_foreign_ones(root):
+    data = module(root, train_on_all=True)
+    assert len(data.dataset("train")) == len(data.index) > len(module(root).dataset("train"))
+    folder = root / "Matterport3D_Processed" / "mp3d_results_panoramas"
+    (folder / "2t7WUuJeko7").rename(folder / "AAAAAAAAAAA")
+    fewer = module(root, train_on_all=True)
+    own = sum(len(module(root).dataset(split)) for split in ("train", "val"))
+    assert len(fewer.dataset("train")) == own < len(fewer.index)
+
+
+@pytest.mark.filterwarnings("ignore:.*files have no image")
 def test_a_foreign_building_is_left_out(root):
     folder = root / "Matterport3D_Processed" / "mp3d_results_panoramas"
     (folder / "2t7WUuJeko7").rename(folder / "AAAAAAAAAAA")

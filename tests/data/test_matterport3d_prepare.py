@@ -12,6 +12,7 @@ from mtpano_zoo import sphere
 from mtpano_zoo.data import matterport3d_prepare
 from mtpano_zoo.data.matterport3d import Matterport3DDataModule
 from mtpano_zoo.data.matterport3d_prepare import View, fuse_views, prepare, stitch_skybox
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.machine import workers
 from mtpano_zoo.scenes import sample_room
 
@@ -224,9 +225,9 @@ def test_sizes_that_cannot_be(raw, tmp_path, size):
 
 def test_another_folder_is_left_alone(raw, tmp_path):
     prepare(raw, tmp_path / "out", H, W)
-    with pytest.raises(FileExistsError, match="no panoramas of this size, see"):
+    with pytest.raises(InputError, match="no panoramas of this size, see"):
         prepare(raw, tmp_path / "out", 2 * H, 2 * W)
-    with pytest.raises(FileExistsError, match="exists and holds no panoramas"):
+    with pytest.raises(InputError, match="exists and holds no panoramas"):
         prepare(raw, raw, H, W)
 
 

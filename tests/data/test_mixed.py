@@ -256,7 +256,8 @@ def test_verification_goes_through_every_set(root):
         ({"class_map": {"rooms": {"sky": None}}}, "class_map: rooms has no class sky"),
         ({"class_map": {"rooms": {"beam": "bean"}}, "classes": ["wall"]}, "bean is not among the classes"),
         ({"classes": ["wall", "elephant"], "class_map": {}}, "no set of the mixture has a class elephant"),
-        ({"batch_size": 0}, "must be positive"),
+        ({"batch_size": 0}, "batch_size must be positive"),
+        ({"samples_per_epoch": 0}, "samples_per_epoch must be positive, not 0"),
     ],
 )
 def test_refuses_in_one_sentence(root, options, sentence):

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from mtpano_zoo.data import S3DIS_CLASSES, S3DIS_PALETTE, FolderDataModule, RoomsDataset, write_rooms
+from mtpano_zoo.errors import InputError
 
 
 def test_files_hold_the_samples(tmp_path):
@@ -35,7 +36,7 @@ def test_the_folder_is_one_that_the_data_module_for_own_panoramas_reads(tmp_path
 
 def test_keeps_the_classes_of_a_folder_of_something_else(tmp_path):
     (tmp_path / "classes.yaml").write_text("classes: [wall, floor]\n")
-    with pytest.raises(FileExistsError, match="no rooms of this seed and size"):
+    with pytest.raises(InputError, match="no rooms of this seed and size"):
         write_rooms(tmp_path, "val", 1, 16, 32)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["classes: [wall, floor]\n"]
 
@@ -53,9 +54,9 @@ def test_an_interrupted_set_is_completed(tmp_path):
 
 def test_refuses_a_folder_of_something_else(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(FileExistsError, match="holds no rooms"):
+    with pytest.raises(InputError, match="holds no rooms"):
         write_rooms(tmp_path, "val", 1, 16, 32)
-    with pytest.raises(FileExistsError, match="holds no rooms"):
+    with pytest.raises(InputError, match="holds no rooms"):
         write_rooms(tmp_path / "thesis.tex", "val", 1, 16, 32)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -63,7 +64,7 @@ def test_refuses_a_folder_of_something_else(tmp_path):
 @pytest.mark.parametrize("arguments", [("val", 1, 16, 32, 1), ("val", 1, 32, 64, 0)])
 def test_refuses_to_mix_seeds_and_sizes(tmp_path, arguments):
     write_rooms(tmp_path, "val", 1, 16, 32, seed=0)
-    with pytest.raises(FileExistsError, match="no rooms of this seed and size"):
+    with pytest.raises(InputError, match="no rooms of this seed and size"):
         write_rooms(tmp_path, *arguments)
 
 

@@ -281,8 +281,10 @@ def test_refuses_in_one_sentence(small_rooms, room_shards, tmp_path):
         ShardsDataModule(tmp_path)
     with pytest.raises(ValueError, match="1 processes with 7 workers cannot share 6 shards"):
         ShardsDataModule(room_shards, batch_size=1, num_workers=7).train_dataloader()
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="batch_size must be positive"):
         ShardsDataModule(room_shards, batch_size=0)
+    with pytest.raises(ValueError, match="buffer must be positive, not 0"):
+        ShardsDataModule(room_shards, buffer=0)
     (tmp_path / "shards.json").write_text("{}")
     with pytest.raises(ValueError, match="is damaged"):
         ShardsDataModule(tmp_path)

@@ -15,6 +15,7 @@ from mtpano_zoo.data import (
     StreetsDataset,
     write_rooms,
 )
+from mtpano_zoo.errors import InputError
 from mtpano_zoo.scene_classes import SCENE_CLASSES, SCENE_PALETTE
 from mtpano_zoo.scenes import render, sample_home, sample_room, sample_street
 
@@ -99,7 +100,7 @@ def test_files_of_streets_come_back(tmp_path, capsys):
         true = truth[sample["id"]]
         assert torch.equal(torch.as_tensor(sample["semseg"]), true["semseg"])
         assert torch.equal(torch.as_tensor(sample["depth"]), true["depth"])
-    with pytest.raises(FileExistsError, match="no rooms of this seed and size"):
+    with pytest.raises(InputError, match="no rooms of this seed and size"):
         write_rooms(tmp_path / "streets", "val", 1, 24, 48)
     with pytest.raises(ValueError, match="kind must be one of rooms, homes, streets"):
         write_rooms(tmp_path / "new", "val", 1, 24, 48, kind="cellars")

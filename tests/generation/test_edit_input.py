@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.generation.cli import edit_parser
 from mtpano_zoo.generation.edit_input import read_task
+from mtpano_zoo.verbs.generate import edit_parser
 
 
 def saved(folder: Path, pixels: np.ndarray, **options: object) -> Path:

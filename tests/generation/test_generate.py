@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from tiny_flux import tiny_flux
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import GeneratedDataModule
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.generation.cli import generate_parser
 from mtpano_zoo.generation.editing import edit
 from mtpano_zoo.generation.loading import load_generator
 from mtpano_zoo.generation.prompts import SCENES, Wanted, expand, plan, read_prompts
 from mtpano_zoo.generation.run import generate as make
 from mtpano_zoo.generation.run import manifest_of, prepare_folder
+from mtpano_zoo.generation.seams import Seam
+from mtpano_zoo.verbs.generate import generate_parser
 
 
 def generate(base: Path, out: Path, *arguments: str) -> int:
@@ -164,8 +166,14 @@ def test_seeds_have_one_limit(base: Path) -> None:
     assert edited.shape == (3, 32, 64)
 
 
+def test_every_way_to_treat_the_seam_can_be_chosen() -> None:
+    """The command repeats the names, because it parses options before it imports PyTorch."""
+    seam = next(action for action in generate_parser()._actions if action.dest == "seam")
+    assert seam.choices == get_args(Seam)
+
+
 def test_without_the_extra(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtpano_zoo.generation.cli.NEEDED", ("peft", "no_such_package"))
+    monkeypatch.setattr("mtpano_zoo.verbs.generate.NEEDED", ("peft", "no_such_package"))
     assert main(["generate", "a room", "--base", "anything"]) == 1
     assert "needs no_such_package: pip install 'mtpano_zoo[generation]'" in capsys.readouterr().err
 

@@ -20,16 +20,16 @@ from mtpano_zoo.labeling.run import (
     add_shared_options,
     label,
     label_as_asked,
+    parsed,
     print_once,
+    run_options,
     shared_settings,
 )
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.output_paths import user_path
-from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
+from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
 from mtpano_zoo.spelling import did_you_mean, nearest
-from mtpano_zoo.text_files import limit_configurations
-from mtpano_zoo.training.option_errors import one_sentence, options_of, refuse_null
 
 __all__ = ("main",)
 
@@ -62,15 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     if stage not in STAGES:
         suggestion = did_you_mean(nearest(stage, STAGES))
         raise InputError(f"There is no stage {stage!r} of curation{suggestion} The stages are {', '.join(STAGES)}.")
-    limit_configurations(arguments[1:])
     build, run = STAGES[stage]
-    parser = build()
-    options = options_of(parser)
-    with one_sentence(options, COMPLETE[stage]):
-        config = parser.parse_args(hyphenated(arguments[1:], options))
-        refuse_null(config)
-        built = parser.instantiate(config)
-    return run(config, built)
+    return run(*parsed(build(), arguments[1:], COMPLETE[stage]))
 
 
 def _parser(stage: str, description: str) -> ArgumentParser:
@@ -135,12 +128,9 @@ def _score(config: Namespace, built: Namespace) -> int:
         out,
         scorer,
         settings=settings,
-        trainer=config.trainer.as_dict(),
         split=None,
         max_height=scorer.height,
-        num_workers=config.num_workers,
-        writers=config.writers,
-        overwrite=config.overwrite,
+        **run_options(config),
     )
     print_once(report.summary("scored"))
     return report.exit_code

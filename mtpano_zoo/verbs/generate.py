@@ -1,15 +1,13 @@
-"""The verb `mtpano generate` and its subcommands: `edit`, `refine`, `score` and `precompute`."""
+"""`mtpano generate` and its subcommands: `edit`, `refine`, `score` and `precompute`."""
 
 import argparse
 import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.generation.sampling import check_seed
-from mtpano_zoo.generation.seams import Seam
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.resources import DEFAULT_MODEL
 from mtpano_zoo.short_verbs import ShortVerbParser, field_of_view, file_to_write, number_of
@@ -41,31 +39,42 @@ def main(arguments: Sequence[str]) -> int:
 def generate_parser() -> argparse.ArgumentParser:
     """Build the parser of `mtpano generate`."""
     parser = ShortVerbParser("mtpano generate", description="Generate panoramas from prompts.", parents=[_common()])
-    parser.add_argument(
+    option = parser.add_argument
+    option(
         "prompt",
         nargs="*",
         help="what the panoramas show, or a subcommand: edit, refine, score, precompute (each has its own --help)",
     )
-    parser.add_argument("--prompts", type=user_path, metavar="FILE", help="file with one prompt per line")
-    parser.add_argument("--template", help='prompt with names in braces: "a {place} at {time}"')
-    parser.add_argument(
+    option("--prompts", type=user_path, metavar="FILE", help="file with one prompt per line")
+    option("--template", help='prompt with names in braces: "a {place} at {time}"')
+    option(
         "--words", type=user_path, metavar="FILE.yaml", help="lists of words for those names (default: built-in lists)"
     )
-    parser.add_argument(
-        "--number", type=number_of("prompts"), default=100, help="prompts to make from the template (default 100)"
+    option(
+        "--number",
+        type=number_of("prompts"),
+        default=100,
+        help="prompts to make from the template (default %(default)s)",
     )
-    parser.add_argument("--count", type=number_of("panoramas"), default=1, help="panoramas per prompt (default 1)")
-    parser.add_argument(
-        "--out", type=user_path, default=Path("generated"), metavar="DIR", help="folder to write to (default generated)"
+    option("--count", type=number_of("panoramas"), default=1, help="panoramas per prompt (default %(default)s)")
+    option(
+        "--out",
+        type=user_path,
+        default=Path("generated"),
+        metavar="DIR",
+        help="folder to write to (default %(default)s)",
     )
-    parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
-    parser.add_argument(
-        "--batch-size", type=number_of("panoramas"), default=1, help="panoramas generated at once (default 1)"
+    option("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default %(default)s)")
+    option(
+        "--batch-size", type=number_of("panoramas"), default=1, help="panoramas generated at once (default %(default)s)"
     )
-    parser.add_argument(
-        "--seam", choices=get_args(Seam), default="roll", help="how the transformer treats the seam (default roll)"
+    option(
+        "--seam",
+        choices=("published", "continued", "roll", "none"),
+        default="roll",
+        help="how the transformer treats the seam (default %(default)s)",
     )
-    parser.add_argument("--guidance", type=finite_number, default=2.8, help="guidance scale (default 2.8)")
+    option("--guidance", type=finite_number, default=2.8, help="guidance scale (default %(default)g)")
     return parser
 
 
@@ -92,19 +101,20 @@ def edit_parser() -> argparse.ArgumentParser:
         "--height", type=int, help="rows of the result (default: those of the panorama, 1024 with --fov)"
     )
     parser.add_argument("--out", type=file_to_write, required=True, metavar="FILE.png", help="file to write")
-    parser.add_argument("--guidance", type=finite_number, default=3.5, help="guidance scale (default 3.5)")
+    parser.add_argument("--guidance", type=finite_number, default=3.5, help="guidance scale (default %(default)g)")
     parser.add_argument(
         "--replace-until",
         type=finite_number,
         default=0.5,
         help="copy the kept part's tokens in the attention until the noise level, which starts at 1, falls to this "
-        "(default 0.5)",
+        "(default %(default)g)",
     )
     parser.add_argument(
         "--keep-until",
         type=finite_number,
         default=0.5,
-        help="copy the kept part's latents until the noise level, which starts at 1, falls to this (default 0.5)",
+        help="copy the kept part's latents until the noise level, which starts at 1, falls to this "
+        "(default %(default)g)",
     )
     return parser
 
@@ -118,8 +128,8 @@ def refine_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="inpainting pipeline of diffusers: a folder or a repository")
     parser.add_argument("--prompt", default="", help="what the poles show")
     parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--steps", type=number_of("steps"), default=28, help="sampling steps (default 28)")
-    parser.add_argument("--seed", type=seed_of_noise, default=0, help="seed of the noise (default 0)")
+    parser.add_argument("--steps", type=number_of("steps"), default=28, help="sampling steps (default %(default)s)")
+    parser.add_argument("--seed", type=seed_of_noise, default=0, help="seed of the noise (default %(default)s)")
     parser.add_argument("--download", action="store_true", help="download the model if it is not in the cache")
     return parser
 
@@ -162,8 +172,12 @@ def precompute_parser() -> argparse.ArgumentParser:
         "table", type=user_path, metavar="LIST.jsonl", help="list of images with captions, see PromptsDataset"
     )
     parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--height", type=int, default=1024, help="rows; a panorama is twice as wide (default 1024)")
-    parser.add_argument("--shard-size", type=number_of("images"), default=32, help="images per file (default 32)")
+    parser.add_argument(
+        "--height", type=int, default=1024, help="rows; a panorama is twice as wide (default %(default)s)"
+    )
+    parser.add_argument(
+        "--shard-size", type=number_of("images"), default=32, help="images per file (default %(default)s)"
+    )
     return parser
 
 
@@ -175,7 +189,7 @@ def _placing() -> argparse.ArgumentParser:
         choices=("none", "model", "group", "sequential"),
         default="none",
         help="keep weights in main memory and move them to the GPU by network (model), by layer while the next one is "
-        "fetched (group), or by layer (sequential); default none",
+        "fetched (group), or by layer (sequential); default %(default)s",
     )
     return parser
 
@@ -191,7 +205,7 @@ def _base() -> argparse.ArgumentParser:
         "--quantize",
         choices=("none", "int8", "nf4"),
         default="none",
-        help="store the weights of transformer and T5 text encoder in 8 or 4 bits (default none)",
+        help="store the weights of transformer and T5 text encoder in 8 or 4 bits (default %(default)s)",
     )
     return parser
 
@@ -201,9 +215,11 @@ def _common() -> argparse.ArgumentParser:
     parser.add_argument(
         "--adapter", metavar="NAME_OR_FILE", help="LoRA adapter: dit360.flux-dev-lora, a file or a folder"
     )
-    parser.add_argument("--strength", type=finite_number, default=1.0, help="strength of the adapter (default 1)")
-    parser.add_argument("--steps", type=number_of("steps"), default=28, help="sampling steps (default 28)")
-    parser.add_argument("--seed", type=seed_of_noise, default=0, help="seed of the noise (default 0)")
+    parser.add_argument(
+        "--strength", type=finite_number, default=1.0, help="strength of the adapter (default %(default)g)"
+    )
+    parser.add_argument("--steps", type=number_of("steps"), default=28, help="sampling steps (default %(default)s)")
+    parser.add_argument("--seed", type=seed_of_noise, default=0, help="seed of the noise (default %(default)s)")
     return parser
 
 
@@ -245,6 +261,8 @@ def seed_of_noise(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: If the text is not one.
     """
+    from mtpano_zoo.generation.prompts import check_seed
+
     try:
         return check_seed(text)
     except InputError as error:
@@ -252,21 +270,15 @@ def seed_of_noise(text: str) -> int:
 
 
 def _load(options: argparse.Namespace, adapter: str | None = None, strength: float = 1.0) -> Any:
-    import torch
-
     from mtpano_zoo.generation.loading import load_generator, show_licence
-    from mtpano_zoo.machine.claims import LOCAL_RANKS, process_number
 
     if options.base is not None:
         show_licence(options.base, adapter)
-    device = options.device
-    if device is None and torch.cuda.device_count() > 1:
-        device = f"cuda:{process_number(LOCAL_RANKS) % torch.cuda.device_count()}"
     return load_generator(
         options.base,
         adapter,
         strength=strength,
-        device=device,
+        device=options.device,
         offload=options.offload,
         quantize=options.quantize,
         download=options.download,
