@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtpano_zoo.layers import FromCube, ResNetStages, ToCube, Upsample, conv2d, halved
 from mtpano_zoo.layers.convolution import Convention, without_autocast
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD
-from mtpano_zoo.models.student import DistanceNetwork
+from mtpano_zoo.models.distance_network import DistanceNetwork
 from mtpano_zoo.sphere import CubeSampling
 
 __all__ = ("BiFuse",)

@@ -14,7 +14,7 @@ from mtpano_zoo.layers import Upsample, conv2d
 from mtpano_zoo.layers.convolution import Convention, without_autocast
 from mtpano_zoo.layers.wrapped import WrappedConv2d
 from mtpano_zoo.models.base import IMAGENET_MEAN, IMAGENET_STD
-from mtpano_zoo.models.student import DistanceNetwork
+from mtpano_zoo.models.distance_network import DistanceNetwork
 
 __all__ = ("EGformer",)
 

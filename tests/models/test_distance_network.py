@@ -2,7 +2,7 @@ import pytest
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import BiFuse, EGformer, HoHoNet, UniFuse
-from mtpano_zoo.models.student import DistanceNetwork
+from mtpano_zoo.models.distance_network import DistanceNetwork
 
 STUDENTS = (BiFuse, EGformer, HoHoNet, UniFuse)
 
