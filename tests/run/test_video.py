@@ -279,6 +279,15 @@ def test_a_dark_frame_of_a_stereo_video_is_one_eye_too(tmp_path, dark, axis):
     assert "tour.mp4 has no frame that is a stereo pair" in failed[tour]
 
 
+def test_frames_of_a_vr180_video_are_hemispheres(tmp_path):
+    half = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    half = cv2.resize(half, (64, 64))
+    tour, out = make(tmp_path / "tour.mp4", [np.hstack((half, half))] * 2, size=(128, 64)), tmp_path / "out"
+    assert run([tour], WithNormals(), out, progress=False, eye="left", fov=(180, 180)).written == [tour]
+    shown = np.load(out / "tour" / "000001_depth.npy") > 0
+    assert shown.shape == (64, 128) and shown[:, 32:96].all() and not shown[:, :32].any() and not shown[:, 96:].any()
+
+
 def test_a_variable_frame_rate_is_kept(tmp_path):
     tour, out = make(tmp_path / "tour.mp4"), tmp_path / "out"
     variable(tour, 1, 3)
