@@ -12,7 +12,16 @@ from PIL import ExifTags, Image, ImageOps
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.floating import decode_floating, tone_mapped
-from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, is_heic, kind_of_other_file, tiff_xmp
+from mtpano_zoo.image_io.formats import (
+    FORMATS,
+    is_exr,
+    is_float_tiff,
+    is_hdr,
+    is_heic,
+    jpeg2000_bits,
+    kind_of_other_file,
+    tiff_xmp,
+)
 from mtpano_zoo.image_io.video import quiet
 from mtpano_zoo.limits import DEFAULT_MAX_PIXELS, VARIABLE, check_pixels
 from mtpano_zoo.limits import max_pixels as default_max_pixels
@@ -56,9 +65,11 @@ def decode_image(data: bytes, name: str, max_pixels: int | None = None) -> Decod
             return _decoded_light(decode_floating(data, limit), tiff_xmp(data) if is_float_tiff(data) else "")
         with open_image(data, name, max_pixels) as file:
             # The mode is not enough: Pillow calls 16-bit RGB just "RGB".
-            layout = str(getattr(file, "tile", ""))
+            layout, bits = str(getattr(file, "tile", "")), ()
+            if file.format == "JPEG2000" and file.mode in ("RGB", "RGBA", "LA"):  # Pillow turns their white to black
+                bits = jpeg2000_bits(data)
             file.load()  # before OpenCV, which silently returns the readable part of a truncated file
-            sixteen_bit = _decode_16bit(data) if ";16" in layout else None
+            sixteen_bit = _decode_16bit(data, bits) if ";16" in layout or max(bits, default=8) > 8 else None
             if sixteen_bit is not None and "LA;16" in layout:  # OpenCV returns it as RGBA
                 sixteen_bit = sixteen_bit[..., 2:]
             return decode_pil(file, sixteen_bit)
@@ -215,14 +226,20 @@ def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.array(ImageOps.exif_transpose(upright), dtype=values.dtype)
 
 
-def _decode_16bit(data: bytes) -> NDArray[np.uint16]:
-    """Decode with OpenCV, which keeps all 16 bits of colour images."""
+def _decode_16bit(data: bytes, bits: tuple[int, ...] = ()) -> NDArray[np.uint16]:
+    """Decode with OpenCV, which keeps all 16 bits of colour images.
+
+    If channels have fewer, `bits` says how many, and they are scaled.
+    """
     with quiet():
         values: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16:
         raise InputError("has 16-bit channels that cannot be decoded: convert it to 8 bits")
     if values.ndim == 3:
         values = cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    if bits:
+        white = 2 ** np.array(bits, np.uint32) - 1
+        values = (values * np.uint32(WHITE_16) + white // 2) // white
     return np.asarray(values, np.uint16)
 
 

@@ -14,6 +14,7 @@ __all__ = (
     "is_hdr",
     "is_heic",
     "is_video",
+    "jpeg2000_bits",
     "kind_of_other_file",
     "tiff_tags",
     "tiff_xmp",
@@ -111,6 +112,13 @@ def is_exr(data: bytes) -> bool:
         (True, False)
     """
     return data.startswith(b"\x76\x2f\x31\x01")
+
+
+def jpeg2000_bits(data: bytes) -> tuple[int, ...]:
+    """Return the bits per channel of a JPEG 2000 image, which its codestream states in the segment SIZ."""
+    start = data.index(b"\xff\x4f\xff\x51")
+    channels = int.from_bytes(data[start + 40 : start + 42])
+    return tuple((size & 127) + 1 for size in data[start + 42 : start + 42 + 3 * channels : 3])
 
 
 def is_float_tiff(data: bytes) -> bool:
