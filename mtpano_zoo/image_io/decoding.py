@@ -65,9 +65,9 @@ def decode_image(data: bytes, name: str, max_pixels: int | None = None) -> Decod
             return _decoded_light(decode_floating(data, limit), tiff_xmp(data) if is_float_tiff(data) else "")
         with open_image(data, name, max_pixels) as file:
             # The mode is not enough: Pillow calls 16-bit RGB just "RGB".
-            layout, bits = str(getattr(file, "tile", "")), ()
-            if file.format == "JPEG2000" and file.mode in ("RGB", "RGBA", "LA"):  # Pillow turns their white to black
-                bits = jpeg2000_bits(data)
+            layout = str(getattr(file, "tile", ""))
+            wraps = file.format == "JPEG2000" and file.mode in ("RGB", "RGBA", "LA")
+            bits = jpeg2000_bits(data) if wraps else ()  # if there are more than 8, Pillow turns white to black
             file.load()  # before OpenCV, which silently returns the readable part of a truncated file
             sixteen_bit = _decode_16bit(data, bits) if ";16" in layout or max(bits, default=8) > 8 else None
             if sixteen_bit is not None and "LA;16" in layout:  # OpenCV returns it as RGBA
