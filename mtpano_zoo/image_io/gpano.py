@@ -186,18 +186,23 @@ def _window(tags: Mapping[str, str], height: int, width: int, name: str) -> Wind
         raise _contradiction(
             name, f"they describe {crop_width:g} x {crop_height:g} pixels, but the image has {width} x {height}"
         )
-    window = _inside(top * down, left * across, height, width, full_height * down, full_width * across)
-    return None if (window.height, window.width) == (window.full_height, window.full_width) else window
+    return _inside(top * down, left * across, height, width, full_height * down, full_width * across)
 
 
-def _inside(top: float, left: float, height: int, width: int, full_height: float, full_width: float) -> Window:
-    """Return a window rounded to whole pixels, so that it stays inside the full panorama."""
+def _inside(top: float, left: float, height: int, width: int, full_height: float, full_width: float) -> Window | None:
+    """Return a window rounded to whole pixels, so that it stays inside the full panorama; None if it is all of it."""
     rows, columns = max(round(full_height), height), max(round(full_width), width)
+    if (rows, columns) == (height, width):
+        return None
     return Window(min(round(top), rows - height), min(round(left), columns - width), height, width, rows, columns)
 
 
-def window_of_view(fov: tuple[float, float], vertical_offset: float, height: int, width: int, name: str) -> Window:
-    """Return where an equirectangular image with a known field of view lies; its centre looks forward.
+def window_of_view(
+    fov: tuple[float, float], vertical_offset: float, height: int, width: int, name: str
+) -> Window | None:
+    """Return where an equirectangular image with a known field of view lies; None if it is a full panorama.
+
+    Its centre looks forward.
 
     Args:
         fov: degrees across and down that the image covers.

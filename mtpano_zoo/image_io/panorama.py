@@ -164,7 +164,7 @@ def _placed_on_sphere(
     window = None if tags is None else tags.window
     if fov is not None:
         window = window_of_view(fov, vertical_offset, height, width, name)
-    if window is None:
+    elif window is None:
         _check_shape(decoded.pixels, name, force, unstretched)
     return _on_sphere(decoded, GPano(window, None if tags is None else tags.pose), name, max_pixels)
 
