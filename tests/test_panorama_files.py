@@ -273,6 +273,10 @@ def test_a_disc_below_the_camera_has_no_values(room):
     seen = (predict(Height(), Panorama(covered), mask_nadir="auto").depth > 0).all(1)
     assert seen[:110].all() and not seen[112:].any()
     assert predict(Height(), Panorama(room), mask_nadir="auto").depth.all()
+    shown = np.repeat(np.arange(128)[:, None] < 118, 256, 1)  # a crop that ends inside the disc, or without one
+    for pixels, last in ((covered, 110), (room, 118)):
+        seen = (predict(Height(), Panorama(pixels * shown[..., None], shown), mask_nadir="auto").depth > 0).all(1)
+        assert seen[:last].all() and not seen[min(last + 2, 118) :].any()
 
 
 def test_patterns_lists_and_links(tmp_path, monkeypatch):

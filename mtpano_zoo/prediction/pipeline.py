@@ -224,7 +224,7 @@ def _prediction(
             finished[task][finished["semseg"] == classes.index(SKY)] = 0
     for task in finished.keys() & masked:
         finished[task][~finished["valid"]] = 0
-    below = nadir_angle(mask_nadir, panorama.pixels)
+    below = nadir_angle(mask_nadir, panorama.pixels, panorama.seen)
     if (seen := without_nadir(panorama.seen, height, width, below)) is not None:
         finished = {task: unseen_removed(task, values, seen, len(classes)) for task, values in finished.items()}
     if window is not None:
