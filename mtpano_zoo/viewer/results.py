@@ -1,6 +1,6 @@
 """Read the results of `mtpano run` with their panorama, for a page or a scene."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from mtpano_zoo.run.video import panorama_of_frame
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 
-__all__ = ("Results", "find_results", "read_maps", "read_result")
+__all__ = ("Results", "find_results", "image_of_result", "read_maps", "read_result")
 
 DECODERS: dict[str, Callable[[bytes], NDArray[Any]]] = {
     "semseg": partial(decode_labels, lookup=np.arange(256)),
@@ -172,12 +172,29 @@ def _find_image(folder: Path, name: str, given: Path | None, recorded: str | Non
         return _find(folder, name, given, recorded, IMAGE_SUFFIXES)
     named = {target.relative_to(folder).as_posix(): path for path, target in find_images([given], folder).items()}
     parts = name.split("/")
-    for start in range(len(parts)):  # the given folder may be one below that which `mtpano run` searched
-        if found := named.get("/".join(parts[start:])):
-            return found
+    # The given folder may be one below that which `mtpano run` searched.
+    if found := image_of_result(named, ["/".join(parts[start:]) for start in range(len(parts))], recorded):
+        return found
     raise InputError(
         f"{given} has no panorama named {name}, but {folder} has results for it: name the panorama itself with --image"
     )
+
+
+def image_of_result(named: Mapping[str, Path], names: Sequence[str], recorded: str | None) -> Path | None:
+    """Return the panorama of a result; None if it is not among the images.
+
+    The names of results lack the folders above the sources of `mtpano run`. So if no image has the right name, one that
+    has further folders before it counts, if its hash is the recorded one.
+
+    Args:
+        named: the images below a folder by their names there, as in `{"tour/room": Path("photos/tour/room.jpg")}`.
+        names: what the image of the result may be called, the whole name first.
+        recorded: the hash of the image; None if it is not known.
+    """
+    if found := next((named[name] for name in names if name in named), None):
+        return found
+    deeper = (image for name, image in named.items() if name.endswith(f"/{names[0]}"))
+    return next((image for image in deeper if digest_of(image) == recorded), None)
 
 
 def _find(folder: Path, name: str, given: Path | None, recorded: str | None, suffixes: Sequence[str]) -> Path:

@@ -6,6 +6,7 @@ from everything import Everything, results_of_two
 from PIL import Image
 
 from mtpano_zoo.cli import main
+from mtpano_zoo.commands.export_scene import export_scene
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.video import write_video
 from mtpano_zoo.prediction import pipeline
@@ -70,6 +71,26 @@ def test_a_frame_of_a_video_is_read_with_its_picture(given: str | None, tmp_path
     (videos / "tour.mp4").write_bytes((videos / "tour.mp4").read_bytes() + b"changed")
     with pytest.raises(InputError, match=r"is not the image that|is not beside its results|is not in .*videos"):
         read_result(results, "tour/000001", None if given is None else videos / given)
+
+
+def test_panoramas_of_several_sources_are_found_below_one_folder(tmp_path: Path) -> None:
+    """Their results are named as if each source had been the only one; other files of the same name do not count."""
+    for i, name in enumerate(("room.png", "holiday/beach.png", "old/beach.png", "old/room.png")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 16), (40 * i + 40,) * 3).save(tmp_path / "photos" / name)
+    photos, results = tmp_path / "photos", tmp_path / "results"
+    run([photos / "holiday", photos / "old" / "room.png"], Everything(), results, progress=False, panel=False)
+    (photos / "room.png").unlink()
+    for name, level in (("beach", 80), ("room", 160)):
+        assert (read_result(results, name, photos).image == level).all()
+    assert export_scene(results, photos, tmp_path / "scene") == 2
+    for name, level in (("beach", 80), ("room", 160)):
+        assert (np.asarray(Image.open(tmp_path / "scene" / "images" / f"{name}.png")) == level).all()
+    (photos / "holiday" / "beach.png").unlink()
+    with pytest.raises(InputError, match="photos has no panorama named beach"):
+        read_result(results, "beach", photos)
+    with pytest.raises(InputError, match=r"photos has no panorama named beach.*contains all its sources"):
+        export_scene(results, photos, tmp_path / "other")
 
 
 def test_another_or_no_panorama_is_refused(results: Path, tmp_path: Path) -> None:
