@@ -13,7 +13,8 @@ from PIL import Image
 from mtpano_zoo.data.reading import decode_labels, decode_npy, decode_vectors
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_images
-from mtpano_zoo.image_io import Panorama, Reading, load_panorama, placed
+from mtpano_zoo.image_io import Panorama, PoseAngles, Reading, load_panorama, placed
+from mtpano_zoo.image_io.gpano import read_gpano
 from mtpano_zoo.image_io.video import Video, layout_of_video
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.prediction import Prediction, output_paths
@@ -109,6 +110,8 @@ def read_result(folder: Path, name: str, image: Path | None = None) -> Predictio
     colours = default_palette(len(names))
     colours[: len(palette)] = palette[: len(names)]
     up, doubts = _facts(folder, name)
+    if up is None and (pose := _pose(folder, name) or panorama.pose):
+        up = pose.up
     return Prediction(panorama.pixels, maps, names, colours, up, doubts=doubts)
 
 
@@ -228,3 +231,13 @@ def _facts(folder: Path, name: str) -> tuple[tuple[float, float, float] | None, 
         up = (x, y, z)
     doubts = facts.get("doubts")
     return up, tuple(map(str, doubts)) if isinstance(doubts, list) else ()
+
+
+def _pose(folder: Path, name: str) -> PoseAngles | None:
+    """Return what the tags of a map say, for a result that no `mtpano run` has recorded."""
+    for path in output_paths(folder, name, tuple(DECODERS), False).values():
+        if path.suffix == ".png" and path.exists():
+            with Image.open(path) as image:
+                tags = read_gpano(image.info.get("XML:com.adobe.xmp", ""), image.height, image.width, str(path))
+            return None if tags is None else tags.pose
+    return None

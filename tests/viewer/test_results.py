@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ from PIL import Image
 from mtpano_zoo.cli import main
 from mtpano_zoo.commands.export_scene import export_scene
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import PoseAngles, gpano_xmp, write_png
 from mtpano_zoo.image_io.video import write_video
-from mtpano_zoo.prediction import pipeline
+from mtpano_zoo.prediction import Prediction, pipeline, predict
 from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.viewer.results import find_results, read_result
@@ -71,6 +73,26 @@ def test_a_frame_of_a_video_is_read_with_its_picture(given: str | None, tmp_path
     (videos / "tour.mp4").write_bytes((videos / "tour.mp4").read_bytes() + b"changed")
     with pytest.raises(InputError, match=r"is not the image that|is not beside its results|is not in .*videos"):
         read_result(results, "tour/000001", None if given is None else videos / given)
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+def test_up_of_a_saved_prediction_is_kept(tmp_path: Path, tagged: bool) -> None:
+    """Its maps say what it was, and otherwise the panorama does."""
+    file, estimated = PoseAngles(None, 20.0, -5.0), PoseAngles(None, -10.0, 30.0)
+    write_png(tmp_path / "a.png", np.full((16, 32, 3), 90, np.uint8), gpano_xmp(16, 32, None, file))
+    prediction = predict(Everything(), tmp_path / "a.png")
+    assert isinstance(prediction, Prediction)
+    if tagged:
+        prediction = replace(prediction, up=estimated.up)
+    prediction.save(tmp_path / "results", "a")
+    if not tagged:
+        for path in (tmp_path / "results").glob("*.png"):
+            with Image.open(path) as image:
+                image.load()
+                image.info.clear()
+                image.save(path)
+    read = read_result(tmp_path / "results", "a")
+    assert read.up == pytest.approx((estimated if tagged else file).up, abs=1e-5)
 
 
 def test_panoramas_of_several_sources_are_found_below_one_folder(tmp_path: Path) -> None:
