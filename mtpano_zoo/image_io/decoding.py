@@ -69,7 +69,8 @@ def decode_image(data: bytes, name: str, max_pixels: int | None = None) -> Decod
             wraps = file.format == "JPEG2000" and file.mode in ("RGB", "RGBA", "LA")
             bits = jpeg2000_bits(data) if wraps else ()  # if there are more than 8, Pillow turns white to black
             file.load()  # before OpenCV, which silently returns the readable part of a truncated file
-            sixteen_bit = _decode_16bit(data, bits) if ";16" in layout or max(bits, default=8) > 8 else None
+            deep = (";16" in layout and file.mode != "CMYK") or max(bits, default=8) > 8  # OpenCV reads no CMYK
+            sixteen_bit = _decode_16bit(data, bits) if deep else None
             if sixteen_bit is not None and "LA;16" in layout:  # OpenCV returns it as RGBA
                 sixteen_bit = sixteen_bit[..., 2:]
             return decode_pil(file, sixteen_bit)
@@ -159,6 +160,8 @@ def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None
         image = Image.fromarray(_to_8bit(_as_tagged(sixteen_bit, image)))
     elif image.mode == "I":
         raise InputError("holds 32-bit values without a defined white: convert it to 8 or 16 bits first")
+    if image.mode == "La":  # grey, multiplied by alpha, which Pillow converts to nothing else
+        image = image.convert("LA")
     alpha = None
     if image.has_transparency_data:
         whole = image.convert("RGBA")
