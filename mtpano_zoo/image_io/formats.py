@@ -41,6 +41,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 )
 _POINTERS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_CANON_RAW = b"ftypcrx "  # of CR3, in the container of MP4
 _FLOATING = 3  # value of the TIFF tag SampleFormat
 
 
@@ -67,6 +68,8 @@ def kind_of_other_file(data: bytes) -> str | None:
     for signature, sentence in _SIGNATURES:
         if start.startswith(signature):
             return sentence
+    if data[4:12] == _CANON_RAW:
+        return "a raw image: develop it first, and export it as JPEG or PNG"
     return "a video: name it in `mtpano run`, or extract its frames first" if is_video(data) else None
 
 
@@ -81,6 +84,8 @@ def is_video(data: bytes) -> bool:
         return True
     if data[4:8] in (b"moov", b"mdat", b"wide"):  # old QuickTime
         return True
+    if data[4:12] == _CANON_RAW:
+        return False
     return data[4:8] == b"ftyp" and not is_heic(data) and data[8:12] not in (b"avif", b"avis")
 
 

@@ -232,6 +232,7 @@ def test_what_cannot_be_decoded_is_called_what_it_is(tmp_path):
         ("index.mp4", data[: len(data) - 300], "is cut short, and its index"),
         ("noise.mp4", data[:40] + bytes(2000), "is cut short, and its index"),
         ("pointer.mp4", b"version https://git-lfs.github.com/spec/v1\n", "is not an image but a Git LFS pointer"),
+        ("raw.cr3", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "is not an image but a raw image: develop it first"),
         ("none.mkv", data[:0] + b"\x1aE\xdf\xa3" + bytes(300), "is damaged, or not a video"),
         ("wide.mp4", wide.read_bytes(), "is 96 x 32 pixels, but a full 360"),
     ):
