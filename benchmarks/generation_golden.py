@@ -23,7 +23,7 @@ from mtpano_zoo import sphere
 from mtpano_zoo.generation import editing
 from mtpano_zoo.generation.adapters import load_adapter
 from mtpano_zoo.generation.augment import latent_mask, place_photo, prepare_panorama
-from mtpano_zoo.generation.losses import FlowLoss, published_cube, published_yaw
+from mtpano_zoo.generation.losses import FlowLoss, dit360_cube, published_yaw
 from mtpano_zoo.generation.polar import hole_of_face, hole_of_panorama, polar_faces, refine
 from mtpano_zoo.generation.sampling import Generator
 from mtpano_zoo.generation.schedule import draw_levels
@@ -107,7 +107,7 @@ def training(stored: Stored, folder: Path) -> Found:
         with wrapped_transformer(network, "published", 4, 8, padding=padding):
             yield f"pad{padding}/pred", unpack(call(network, inputs, 1.0, torch.float32), 4, 8)
     for name, maps in (("pred", stored["pad1/pred"]), ("target", stored["target"])):
-        yield f"cube/{name}", published_cube(maps, 4)
+        yield f"cube/{name}", dit360_cube(maps, 4)
         for angle in (60, 180, 300):
             yield f"yaw{angle}/{name}", published_yaw(maps, angle)
     mask = stored["mask_resize/image_u8"] > 127
@@ -244,7 +244,7 @@ def geometry(stored: Stored, folder: Path) -> Found:
     for angle in (60, 180, 300):
         yield f"yaw{angle}/published", published_yaw(erp, angle)[0]
         yield f"yaw{angle}/right_roll", erp[0].roll(-round(32 * angle / 360), -1)
-    yield "cube/published", published_cube(erp, 8)[0]
+    yield "cube/published", dit360_cube(erp, 8)[0]
     yield "cube/right64", sphere.to_cubemap(erp.double(), 8)[0]
     for case, view in json.loads((folder / "geometry.json").read_text())["persp_cases"].items():
         rotation = sphere.rotation_matrix(yaw=view["yaw"], pitch=view["pitch"])

@@ -91,9 +91,6 @@ _OURS_IN_S3DIS: dict[str, str | None] = {
 SCENE_TO_S3DIS: Table = MappingProxyType({name: _OURS_IN_S3DIS.get(name) for name in SCENE_CLASSES})
 """What S3DIS calls our classes: without a name of its own, a class is clutter indoors and `None` outdoors."""
 
-S3DIS_TO_SCENE: Table = MappingProxyType({name: name if name != "clutter" else None for name in S3DIS_CLASSES})
-"""S3DIS's clutter covers half of our list, so it becomes no label."""
-
 _NYU40: dict[str, str] = {
     "wall": "wall",
     "floor": "floor",

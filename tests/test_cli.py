@@ -4,14 +4,15 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import begin
 from torch.utils.data import DataLoader, Dataset
+from waiting import until
 
 import mtpano_zoo
 from mtpano_zoo.cli import LIGHTNING_VERBS, build_parser, main
@@ -50,18 +51,18 @@ def test_another_closed_pipe_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().err == "mtpano: [Errno 32] Broken pipe\n"
 
 
+def _exit_with_status(arguments: list[str]) -> None:
+    sys.exit(main(arguments))
+
+
 def test_a_process_that_is_asked_to_end_says_so_and_leaves_no_temporary_file(tmp_path: Path) -> None:
-    out = tmp_path / "rooms"
-    command = [Path(sys.executable).with_name("mtpano"), "rooms", "--count", "5000", "--height", "32", "--out", out]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        until = time.monotonic() + 300
-        while not list(out.glob("**/*.png")):
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.1)
-        process.terminate()
-        _, printed = process.communicate()
-    assert process.returncode == 143
-    assert "finished results are kept" in printed
+    out, log = tmp_path / "rooms", tmp_path / "log.txt"
+    process = begin(_exit_with_status, ["rooms", "--count", "5000", "--height", "32", "--out", str(out)], log=log)
+    until(lambda: any(out.glob("**/*.png")) or process.exitcode is not None, 300)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 143, log.read_text()
+    assert "finished results are kept" in log.read_text()
     assert not list(out.glob("**/.*"))
 
 

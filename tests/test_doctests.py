@@ -1,6 +1,5 @@
 """The examples in docstrings do what they show."""
 
-import ast
 import doctest
 import importlib
 from pathlib import Path
@@ -28,16 +27,3 @@ def test_examples_of(name):
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert result.attempted > 0
     assert result.failed == 0  # what differs is in the captured output
-
-
-def public_docstrings():
-    """The docstrings of the functions and classes that a module offers."""
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                yield ast.get_docstring(node) or ""
-
-
-def test_one_public_docstring_in_three_has_an_example():
-    docstrings = list(public_docstrings())
-    assert 3 * sum(">>> " in text for text in docstrings) >= len(docstrings)

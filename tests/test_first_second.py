@@ -64,6 +64,7 @@ def test_predictions_are_written_without_networks(module: str, tmp_path: Path) -
     assert imported(f"import mtpano_zoo.{module}", tmp_path) == {"torch"}
 
 
+@pytest.mark.slow
 def test_networks_need_nothing_of_training(tmp_path: Path) -> None:
     program = "from mtpano_zoo import load_model; load_model('mtpano-tiny.rooms')"
     assert imported(program, tmp_path, DRAWING | TRAINING) == set()

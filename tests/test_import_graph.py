@@ -124,6 +124,14 @@ def test_rooms_form_no_circle() -> None:
     assert circle_in(rooms_of(import_graph(PACKAGE))) is None
 
 
+def test_a_configuration_of_labels_may_name_what_its_command_imports() -> None:
+    graph, known, new = import_graph(PACKAGE), set(), {"mtpano_zoo.labeling.run"}
+    while new:
+        known |= new
+        new = set().union(*(graph.get(name, ()) for name in new)) - known
+    assert known >= {"mtpano_zoo.labeling.masks", "mtpano_zoo.zoo.pretrained"}
+
+
 def test_rooms_import_downwards() -> None:
     rooms = rooms_of(import_graph(PACKAGE))
     assert set(rooms) == set(ROOMS) & set(rooms), "a new room needs its place in ROOMS"

@@ -26,6 +26,8 @@ from mtpano_zoo.viewer.results import image_of_result, read_maps
 
 __all__ = ("export_scene",)
 
+Origin = tuple[Path, str, dict[str, str | None]]  # see `root_of`
+
 
 def export_scene(
     results: str | Path,
@@ -48,7 +50,8 @@ def export_scene(
         results: a folder written by `mtpano run`, or one below it.
         images: the folder of its panoramas.
         out: a new folder, which appears only when it is complete, or an empty one.
-        poses: a COLMAP `images.txt` with a pose for every panorama. If omitted, all are at the origin.
+        poses: a COLMAP `images.txt` with a pose for every panorama, under the name of its result or of its files in a
+            scene, see `mtpano_zoo.export.colmap.name_in_scene`. If omitted, all are at the origin.
         views: write 6 or 12 perspective views in place of every panorama. If omitted, write the panoramas.
         size: rows and columns of a view, see `mtpano_zoo.export.colmap.default_size`.
         nadir: degrees from straight down within which the masks leave everything out.
@@ -69,7 +72,7 @@ def export_scene(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} already exists: choose a new folder")
     known = None if poses is None else read_poses(poses)
-    found = _matched(results, Path(images), report)
+    found, origin = _matched(results, Path(images), report)
     first: dict[str, str] = {}
     for name in found:
         if (other := first.setdefault(name_in_scene(name), name)) != name:
@@ -77,6 +80,8 @@ def export_scene(
                 f"{results} has {other} and {name}, which would both be {name_in_scene(name)} in the scene: rename one "
                 "of the images, and predict it again"
             )
+    if known is not None:  # perhaps those of the images of such a scene
+        known = {name: known[key] for name in found for key in (name_in_scene(name), name) if key in known}
     if known is not None and (missing := [name for name in found if name not in known]):
         raise InputError(f"{poses} has no pose for {missing[0]}, which is in {results}: add it, or leave the poses out")
     if one_scale and known is None:
@@ -85,8 +90,8 @@ def export_scene(
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     try:
         writer = ColmapWriter(temporary, len(found), views, size, nadir)
-        factors = _factors(results, found, known) if one_scale and known is not None else {}
-        for scan in _scans(results, found, known or {}):
+        factors = _factors(results, origin, found, known) if one_scale and known is not None else {}
+        for scan in _scans(results, origin, found, known or {}):
             writer.write(scan._replace(depth=scan.depth * np.float32(factors.get(scan.name, 1.0))))
         writer.finish()
         if factors:
@@ -101,8 +106,8 @@ def export_scene(
     return len(found)
 
 
-def _matched(results: Path, images: Path, report: Callable[[str], None]) -> dict[str, Path]:
-    """Return the panorama of every result, by the name of the result."""
+def _matched(results: Path, images: Path, report: Callable[[str], None]) -> tuple[dict[str, Path], Origin]:
+    """Return the panorama of every result, by the name of the result, and where the records of the results are."""
     if not results.is_dir():
         raise InputError(f"{results} is not a folder: name one that `mtpano run` has written")
     if not images.is_dir():
@@ -111,7 +116,7 @@ def _matched(results: Path, images: Path, report: Callable[[str], None]) -> dict
     stems = {path.relative_to(results).as_posix().removesuffix(ending) for path in sorted(results.rglob(f"*{ending}"))}
     if not stems:
         raise InputError(f"{results} has no distances (*{ending}): name a folder that `mtpano run` has written")
-    _, start, records = root_of(results, stems)
+    _, start, records = origin = root_of(results, stems)
     frames = {stem for stem in stems if video_and_frame(start + stem, records)}
     if frames == stems:
         raise InputError(f"{results} has results of videos only: extract their frames as images, and predict for these")
@@ -125,11 +130,11 @@ def _matched(results: Path, images: Path, report: Callable[[str], None]) -> dict
             f"{images} has no panorama named {missing[0]}, but {results} has results for it: pass the folder that "
             "`mtpano run` searched, or one that contains all its sources"
         )
-    return {stem: image for stem, image in found.items() if image is not None}
+    return {stem: image for stem, image in found.items() if image is not None}, origin
 
 
-def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> Iterator[Scan]:
-    root, start, records = root_of(results, found)
+def _scans(results: Path, origin: Origin, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> Iterator[Scan]:
+    root, start, records = origin
     classes, reading = classes_and_reading(root)
     reading["force"] = True  # the run has already checked that it is a panorama
     for name, image in found.items():
@@ -146,8 +151,8 @@ def _scans(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) 
         yield Scan(name, panorama.pixels, maps["depth"], maps.get("normals"), sky, pose, panorama.seen)
 
 
-def _factors(results: Path, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> dict[str, float]:
+def _factors(results: Path, origin: Origin, found: Mapping[str, Path], poses: Mapping[str, Pose]) -> dict[str, float]:
     """Return the factor of every panorama."""
-    depths = [scan.depth for scan in _scans(results, found, poses)]
+    depths = [scan.depth for scan in _scans(results, origin, found, poses)]
     factors = common_scales(depths, [poses[name] for name in found], list(found))
     return dict(zip(found, factors.tolist(), strict=True))

@@ -26,9 +26,7 @@ from mtpano_zoo.data.reading import (
 )
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import files_below
-from mtpano_zoo.image_io import IMAGE_SUFFIXES
-from mtpano_zoo.image_io.decoding import decode_image
-from mtpano_zoo.image_io.gpano import read_gpano
+from mtpano_zoo.image_io import IMAGE_SUFFIXES, decode_full_panorama
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.text_files import read_lines, read_table, read_yaml
@@ -115,7 +113,7 @@ class FolderDataModule(PanoramaDataModule):
         if "semseg" in present and (file := _classes_file(folder, classes_file, tasks is None or "semseg" in tasks)):
             self.classes, self.palette = read_classes(file)
         decoders: dict[str, Decoder] = {
-            "image": _decode_full_panorama,
+            "image": decode_full_panorama,
             "semseg": partial(_decode_semseg, count=len(self.classes), palette=self.palette),
             "depth": _decode_png_or_npy_depth,
             "normals": decode_png_or_npy_normals,
@@ -183,7 +181,7 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
         ) from error
     if unknown := sorted(set().union(*entries) - {"name", "color"}):
         known_keys = "a class has name and color only, and its place in the list as number"
-        raise InputError(f"{path} gives a class {unknown[0]}, but {known_keys}")
+        raise InputError(f"{path} has the key {unknown[0]} in a class, but {known_keys}")
     if not 1 <= len(names) <= NO_LABEL or len({*names, ""}) != len(names) + 1 or len(palette) != len(names):
         raise InputError(f"{path} must name 1 to {NO_LABEL} different classes, with a colour for each or for none")
     return names, palette
@@ -303,26 +301,6 @@ def _rows_of_table(root: Path, table: str | Path) -> list[dict[str, str]]:
     if not complete:
         raise InputError(f"{path} lists no panorama")
     return complete
-
-
-def _decode_full_panorama(data: bytes) -> NDArray[np.uint8]:
-    """Return the pixels of an image, unless its tags say that it is a crop, which its labels may not know.
-
-    Raises:
-        InputError: If it is a crop or no image, or its tags contradict each other.
-    """
-    decoded = decode_image(data, "it")
-    height, width, _ = decoded.pixels.shape
-    try:
-        tags = read_gpano(decoded.xmp, height, width, "the image")
-    except InputError as error:
-        raise InputError(f"{str(error).partition(';')[0]}; correct or remove the tags") from error
-    if tags is not None and (window := tags.window) is not None:
-        raise InputError(
-            f"by its GPano tags it is a crop of a panorama of {window.full_width} x {window.full_height} pixels; "
-            "export the full panorama, or remove the tags if they are wrong"
-        )
-    return decoded.pixels
 
 
 def _decode_semseg(data: bytes, count: int, palette: NDArray[np.uint8] | None) -> NDArray[np.uint8]:

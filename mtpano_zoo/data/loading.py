@@ -1,6 +1,6 @@
 """Loaders of samples: training depends on seed and epoch only, even after resuming; evaluation repeats no sample."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch.distributed
@@ -150,33 +150,50 @@ class TrainingLoader(DataLoader[Sample]):
     """A `DataLoader` that knows its position: build it with :func:`training_loader`.
 
     A `TrainingSampler`, or an iterable data set, orders the samples. The loader sets how many of them it skips:
-    it has `epoch`, `set_epoch` and `skipped`.
+    it has `epoch`, `set_epoch` and `skipped`. If the order depends on other numbers than seed and epoch, it has them by
+    name as `layout`, and an epoch only continues with the same ones.
     """
 
     _seen = 0  # samples of this process that were handed out
     _resumed: tuple[int, int] | None = None  # epoch and samples of it that this process has seen
+    _layout: Mapping[str, int] = {}  # of the order when that state was saved
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Begin an epoch, or continue where a loaded state stopped.
 
         This is a generator, so that nothing happens before the first batch is requested: Lightning calls it before it
         sets the epoch.
+
+        Raises:
+            InputError: If the epoch cannot be continued, because the order of its samples is another one.
         """
         self._seen = 0
         if (order := self._order) is not None:
             if self._resumed is not None and self._resumed[0] == order.epoch:
                 self._seen = self._resumed[1]
+                self._check_layout()
             self._resumed = None
             order.skipped = self._seen
         for batch in super().__iter__():
             self._seen += self.batch_size or 1
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the epoch and the number of its samples that were handed out, in all processes."""
-        return {"epoch": getattr(self._order, "epoch", 0), "samples": self._seen * rank_and_size()[1]}
+    def _check_layout(self) -> None:
+        own = getattr(self._order, "layout", {})
+        for name, was in self._layout.items():
+            if self._seen and own.get(name, was) != was:
+                raise InputError(
+                    f"The checkpoint was saved within an epoch, whose samples come in another order with {name} "
+                    f"{own[name]} than with {was}: use {was}, or a checkpoint from the end of an epoch."
+                )
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch, the number of its samples that were handed out, in all processes, and the `layout`."""
+        layout = dict(getattr(self._order, "layout", {}))
+        seen = self._seen * rank_and_size()[1]
+        return {"epoch": getattr(self._order, "epoch", 0), "samples": seen} | ({"layout": layout} if layout else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the samples that were handed out when the state was saved, by batches of any size.
 
         Older states count the batches of each process instead, which must have the same size as here.
@@ -184,6 +201,7 @@ class TrainingLoader(DataLoader[Sample]):
         batches = state.get("batches", 0) * (self.batch_size or 1)
         seen = state["samples"] // rank_and_size()[1] if "samples" in state else batches
         self._resumed = (state["epoch"], seen)
+        self._layout = state.get("layout", {})
         if (order := self._order) is not None:
             order.set_epoch(state["epoch"])
 

@@ -25,7 +25,9 @@ class SemiSupervisedDataModule(MixedDataModule):
     """Batches of labelled panoramas, followed by `ratio` times as many unlabelled ones, for `DistillationModule`.
 
     The key `labelled` of a batch is the number of labelled panoramas. An epoch goes through the labelled set once; both
-    sets continue where the last epoch stopped, so that no panorama comes again before all others of its set have. If
+    sets continue where the last epoch stopped, so that no panorama comes again before all others of its set have. The
+    order depends on `batch_size`, `ratio` and the number of processes, so training that resumes within an epoch needs
+    the same ones. If
     augmentation changes the colours of an unlabelled panorama, the sample has `clean`, the image before that change but
     rotated and mirrored alike, for the teacher. Labels of the unlabelled set are never trained on; only an oracle uses
     them. Skip reading them with ``tasks: []``.
@@ -119,6 +121,8 @@ class SemiSupervisedSampler(MixedSampler):
 
     def __init__(self, samples: MixedDataset, batch_size: int, ratio: int, seed: int) -> None:
         super().__init__(samples, (1, ratio), 1, seed)
+        self.layout = {"batch_size": batch_size, "ratio": ratio, "processes": self.num_replicas}
+        """What the order depends on, besides seed and epoch, see `TrainingLoader`."""
         steps = samples.sizes[LABELLED] // (batch_size * self.num_replicas)
         if steps == 0:
             raise InputError(

@@ -83,6 +83,11 @@ class ShardDataset(IterableDataset[Sample]):
         """The epoch that samples belong to."""
         return int(self._epoch)
 
+    @property
+    def layout(self) -> dict[str, int]:
+        """What the order of the samples depends on, besides seed and epoch."""
+        return {"batch_size": self.batch_size, "num_workers": self.workers, "processes": rank_and_size()[1]}
+
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the following samples, here and in all workers."""
         self._epoch.fill_(epoch)

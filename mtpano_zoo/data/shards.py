@@ -180,8 +180,9 @@ class ShardsDataModule(EvaluationLoaders):
     Processes and their workers share the shards of a split: each file is read by one of them, from beginning to end. In
     training, the order of the shards depends on (`seed`, epoch), and samples are drawn from a buffer. Every process
     yields the same number of batches: a few samples are left out, and a worker with fewer samples than others starts
-    again. Training that resumes within an epoch skips the samples that it has seen. Validation, test and prediction use
-    every sample once; with fewer shards than processes, all of them read all shards and each takes its own samples.
+    again. Training that resumes within an epoch skips the samples that it has seen, and needs the same batch size and
+    as many workers and processes. Validation, test and prediction use every sample once; with fewer shards than
+    processes, all of them read all shards and each takes its own samples.
 
     Args:
         root: Folder with the tar files and `shards.json`.

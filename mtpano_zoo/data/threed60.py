@@ -99,9 +99,12 @@ class ThreeD60DataModule(PanoramaDataModule):
         lists: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
-        for given, known in ((parts, get_args(Part)), (placements, get_args(Placement))):
+        for name, given, known in (
+            ("parts", parts, get_args(Part)),
+            ("placements", placements, get_args(Placement)),
+        ):
             if not given or not set(given) <= set(known):
-                raise InputError(f"name one or more of {', '.join(known)}, not {given!r}")
+                raise InputError(f"{name} must be a list with one or more of {', '.join(known)}, not {given!r}")
         super().__init__(root, **options)
         self.parts = tuple(dict.fromkeys(parts))
         self.placements = "|".join(sorted(set(placements)))

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ from mtpano_zoo.data.index import Index, index_rows
 from mtpano_zoo.data.panoramas import SPLITS, PanoramaDataModule, Split
 from mtpano_zoo.data.reading import UNREADABLE, Decoder, reason_of
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.image_io import decode_pixels
+from mtpano_zoo.image_io import decode_full_panorama
 from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.text_files import parse_json, read_json, read_json_lines
 
@@ -20,7 +19,7 @@ __all__ = ("GeneratedDataModule", "SUN360DataModule", "UnlabelledDataModule", "Z
 class UnlabelledDataModule(PanoramaDataModule):
     """Base of sets without labels: all panoramas are in ``predict``, and in ``train`` unless a set splits them."""
 
-    decoders: Mapping[str, Decoder] = {"image": partial(decode_pixels, name="it")}
+    decoders: Mapping[str, Decoder] = {"image": decode_full_panorama}
 
     def split_of(self, fields: Mapping[str, str]) -> Split | None:
         """Return ``train`` for all."""

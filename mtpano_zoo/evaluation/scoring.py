@@ -18,7 +18,7 @@ from mtpano_zoo.metrics.disparity import align_affine
 from mtpano_zoo.sphere import rotate, rotation_matrix, to_cubemap, turn_vectors
 from mtpano_zoo.tasks import SAMPLE_MAPS
 
-__all__ = ("MEANING", "MEASURED", "matched_classes", "measure", "prepare", "tilts", "with_depth")
+__all__ = ("MEANING", "MEASURED", "matched_classes", "measure", "prepare", "tilts", "turned_label", "with_depth")
 
 MEASURED = ("depth", "normals", "semseg")
 ROLLS = (0.25, 0.5, 0.71)  # fractions of the width
@@ -212,7 +212,7 @@ def _tilt(case: _Case) -> dict[str, Any]:
     }
     for name, rotation in tilts().items():
         image = rotate(case.sample["image"][None], rotation)[0].clamp(0, 1)
-        seen = {task: _turned(task, labels[task], where, rotation) for task, where in smooth.items()}
+        seen = {task: turned_label(task, labels[task], where, rotation) for task, where in smooth.items()}
         leaning = case.predicted(image, labels_of({task: label for task, (label, _) in seen.items()}))
         for task, (label, where) in seen.items():
             errors[task][name] = _core_error(task, leaning[task], label, where, alignment)
@@ -228,10 +228,16 @@ def _tilt(case: _Case) -> dict[str, Any]:
     return values
 
 
-def _turned(task: str, label: Tensor, smooth: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a label as a rotated camera sees it, and where resampling has not changed it.
+def turned_label(task: str, label: Tensor, smooth: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a label as a rotated camera sees it, and where (H, W) resampling has not changed it.
 
     Inverse distances are interpolated instead of distances, because those of a plane are smooth.
+
+    Args:
+        task: `depth`, `normals` or `semseg`.
+        label: (H, W), or (3, H, W) for normals.
+        smooth: mask (H, W) of the pixels that lie away from boundaries.
+        rotation: camera-to-world (3, 3) of the rotated camera.
     """
     known = smooth & (label > 0) if task == "depth" else smooth
     where = rotate(known[None, None].float(), rotation)[0, 0] > 0.999

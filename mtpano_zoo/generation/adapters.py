@@ -29,11 +29,11 @@ _LAYER = re.compile(r"transformer\.(.+)\.lora_([AB])\.weight")
 
 
 def read_adapter(path: str | Path) -> dict[str, Tensor]:
-    """Read an adapter, and add a key `.alpha` for every layer whose alpha is known.
+    """Read an adapter, and add a key `.alpha` for every layer that lacks it.
 
     Args:
-        path: A file, or a folder with exactly one `.safetensors` file. If the file does not state alpha, an
-            `adapter_config.json` beside it is used.
+        path: A file, or a folder with exactly one `.safetensors` file. Where it has no key `.alpha`, its header counts,
+            or an `adapter_config.json` beside it; without these, alpha is the rank.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -47,10 +47,10 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise InputError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
     ranks = _ranks(weights, path)
-    if not any(key.endswith(".alpha") for key in weights):
-        weights |= {
-            f"{PREFIX}{layer}.alpha": torch.tensor(alpha) for layer, alpha in _alphas(header, path, ranks).items()
-        }
+    # For every layer: if some had none, diffusers would take the alpha of others for them.
+    if lacking := {layer: float(rank) for layer, rank in ranks.items() if f"{PREFIX}{layer}.alpha" not in weights}:
+        alphas = lacking | _alphas(header, path, ranks)
+        weights |= {f"{PREFIX}{layer}.alpha": torch.tensor(alphas[layer]) for layer in lacking}
     return weights
 
 

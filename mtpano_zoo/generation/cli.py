@@ -332,7 +332,7 @@ def _edit(options: argparse.Namespace) -> int:
 
 def _refine(options: argparse.Namespace) -> int:
     from mtpano_zoo.generation.loading import describe_base, precision_name, show_licence
-    from mtpano_zoo.generation.polar import load_inpainter, refine_folder
+    from mtpano_zoo.generation.polar import STRENGTH, load_inpainter, refine_folder
 
     show_licence(options.model)
     settings = {name: getattr(options, name) for name in ("prompt", "steps", "seed")}
@@ -340,7 +340,7 @@ def _refine(options: argparse.Namespace) -> int:
         options.model, **settings, download=options.download, device=options.device, offload=options.offload
     )
     settings |= {"model": options.model, "files": describe_base(options.model, None)["files"]}
-    settings["precision"] = precision_name(options.device)
+    settings |= {"precision": precision_name(options.device), "strength": STRENGTH}
     written, there = refine_folder(options.folder, options.out, inpaint, settings)
     print(f"{written} panoramas refined, {there} skipped because they were refined already; they are in {options.out}")
     return 0

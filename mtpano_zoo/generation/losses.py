@@ -14,7 +14,7 @@ from torch import Tensor
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
 
-__all__ = ("YAWS", "FlowLoss", "published_cube", "published_yaw")
+__all__ = ("YAWS", "FlowLoss", "dit360_cube", "published_yaw")
 
 YAWS = (60.0, 180.0, 300.0)
 """Angles of the published yaw loss in degrees; every step uses one of them for its whole batch."""
@@ -113,7 +113,7 @@ class FlowLoss:
         terms = {}
         if self.cube:
             size = target.shape[2] // 2
-            faces = published_cube if self.cube_sampling == "published" else sphere.to_cubemap
+            faces = dit360_cube if self.cube_sampling == "published" else sphere.to_cubemap
             terms["cube"] = faces(predicted - target, size).square().mean()
         if self.yaw:
             terms["yaw"] = published_yaw(predicted - target, angle).square().mean()
@@ -138,7 +138,7 @@ def published_yaw(erp: Tensor, degrees: float) -> Tensor:
     return _between_ends(erp, torch.stack([turned / math.pi, rows], -1)[None])[0]
 
 
-def published_cube(erp: Tensor, size: int) -> Tensor:
+def dit360_cube(erp: Tensor, size: int) -> Tensor:
     """Cut a map (B, C, H, W) into faces (B, 6, C, S, S) as DiT360 does: +X -X +Y -Y +Z -Z, four of them mirrored.
 
     The outermost pixels of a face lie on its edges. Those of the map lie on its border, across which it does not wrap.

@@ -25,11 +25,21 @@ from mtpano_zoo.image_io import read_panorama, write_png
 from mtpano_zoo.prediction.folder import RECORDS, PredictionFolder, read_records
 from mtpano_zoo.run.output import digest_of
 
-__all__ = ("Inpaint", "hole_of_face", "hole_of_panorama", "load_inpainter", "polar_faces", "refine", "refine_folder")
+__all__ = (
+    "STRENGTH",
+    "Inpaint",
+    "hole_of_face",
+    "hole_of_panorama",
+    "load_inpainter",
+    "polar_faces",
+    "refine",
+    "refine_folder",
+)
 
 Inpaint = Callable[[Tensor, Tensor, int], Tensor]
 """Function from a face (3, S, S) in [0, 1], its hole (S, S) and a seed to the filled face."""
 UP, DOWN = 4, 5
+STRENGTH = 1.0  # share of the steps that are taken: with fewer, some of the white of the hole would remain
 FORMAT = "mtpano refined panoramas, 1"
 
 
@@ -125,6 +135,7 @@ def load_inpainter(
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{source} cannot be loaded as an inpainting pipeline of diffusers: {reason}") from error
+    strength = {"strength": STRENGTH} if "strength" in inspect.signature(type(pipeline).__call__).parameters else {}
     painter = Generator(pipeline)
     place(painter, where, offload)
 
@@ -138,6 +149,7 @@ def load_inpainter(
                 height=side,
                 width=side,
                 num_inference_steps=steps,
+                **strength,
                 generator=torch.Generator().manual_seed(seed + number),
             ).images[0]
         return torch.from_numpy(np.array(result.convert("RGB"))).permute(2, 0, 1).float() / 255

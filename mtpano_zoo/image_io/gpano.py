@@ -25,6 +25,7 @@ __all__ = (
     "placed",
     "pose_of",
     "read_gpano",
+    "read_pose",
     "window_of_view",
 )
 
@@ -134,12 +135,34 @@ def read_gpano(xmp: str, height: int, width: int, name: str) -> GPano | None:
     projection = tags.get("ProjectionType", "equirectangular").strip().lower()
     if projection != "equirectangular":
         raise InputError(f"{name} is a panorama in {projection} projection: export it as equirectangular")
+    pose = _pose(tags, name)
+    window = _window(tags, height, width, name) if all(tag in tags for tag in SIZES) else None
+    return GPano(window, pose)
+
+
+def read_pose(xmp: str, name: str) -> PoseAngles | None:
+    """Return what the GPano tags of an image say about its camera, whatever they say about its size.
+
+    Args:
+        xmp: the XMP metadata.
+        name: start of error messages.
+
+    Raises:
+        InputError: If an angle is not valid.
+
+    Example:
+        >>> read_pose('GPano:PoseRollDegrees="5" GPano:FullPanoWidthPixels="1"', "a.jpg")
+        PoseAngles(heading=None, pitch=0.0, roll=5.0)
+    """
+    return _pose(_tags(xmp), name)
+
+
+def _pose(tags: Mapping[str, str], name: str) -> PoseAngles | None:
     degrees = {tag: _number(tags, tag, name) for tag in DEGREES if tag in tags}
     pose = PoseAngles(degrees.get(DEGREES[0]), degrees.get(DEGREES[1], 0.0), degrees.get(DEGREES[2], 0.0))
     if abs(pose.pitch) > 90 or abs(pose.roll) > 360:
         raise _contradiction(name, f"a pitch of {pose.pitch:g} and a roll of {pose.roll:g} degrees are not valid")
-    window = _window(tags, height, width, name) if all(tag in tags for tag in SIZES) else None
-    return GPano(window, pose if degrees else None)
+    return pose if degrees else None
 
 
 def _tags(xmp: str) -> dict[str, str]:

@@ -12,7 +12,16 @@ from PIL import Image
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.decoding import Decoded, decode_image, decode_pil
 from mtpano_zoo.image_io.doubts import Layout, doubt_about, stereo_layout
-from mtpano_zoo.image_io.gpano import GPano, PoseAngles, Window, fits_view, placed, read_gpano, window_of_view
+from mtpano_zoo.image_io.gpano import (
+    GPano,
+    PoseAngles,
+    Window,
+    fits_view,
+    placed,
+    read_gpano,
+    read_pose,
+    window_of_view,
+)
 from mtpano_zoo.limits import BYTES_ON_DISK, check_pixels, max_bytes, read_file
 
 __all__ = (
@@ -20,6 +29,7 @@ __all__ = (
     "Panorama",
     "Reading",
     "check_panorama_size",
+    "decode_full_panorama",
     "decode_pixels",
     "load_panorama",
     "panorama_from_pil",
@@ -95,7 +105,7 @@ def load_panorama(path: str | Path, **reading: Unpack[Reading]) -> Panorama:
         fov: degrees across and down that the image covers, centred on the forward direction; overrides its tags.
         vertical_offset: degrees by which the middle row of such an image is above the horizon.
         eye: which half of a stereo pair to use. The left eye is the upper half of a stacked pair. A half that is not
-            2:1 is stretched to it, unless its shape fits `fov`.
+            2:1 is stretched to it, unless its shape fits `fov`. Of the tags of a pair, only the pose counts.
         ignore_tags: treat the image as a full panorama of a level camera, whatever its GPano tags say.
         force: accept a 2:1 image that does not look like a panorama.
         max_pixels: the largest number of pixels to accept, in the file and on the sphere; `limits.max_pixels()` by
@@ -160,7 +170,11 @@ def _placed_on_sphere(
     if eye is not None and (fov is None or not fits_view(fov, *unstretched)):
         decoded = _stretched(decoded)
     height, width = decoded.pixels.shape[:2]
-    tags = None if ignore_tags else read_gpano(decoded.xmp, height, width, name)
+    tags = None
+    if not ignore_tags:
+        # The sizes in the tags of a pair may be those of both eyes.
+        of_eye = eye is not None
+        tags = GPano(None, read_pose(decoded.xmp, name)) if of_eye else read_gpano(decoded.xmp, height, width, name)
     window = None if tags is None else tags.window
     if fov is not None:
         window = window_of_view(fov, vertical_offset, height, width, name)
@@ -189,8 +203,7 @@ def _half(decoded: Decoded, eye: Eye, layout: Layout) -> Decoded:
     rows, columns = (height // 2, width) if layout == "stacked" else (height, width // 2)
     part = np.s_[:rows, :columns] if eye == "left" else np.s_[height - rows :, width - columns :]
     seen = None if decoded.seen is None or decoded.seen[part].all() else decoded.seen[part].copy()
-    # Tags are dropped, since their sizes may be those of the pair.
-    return Decoded(decoded.pixels[part].copy(), seen, "")
+    return Decoded(decoded.pixels[part].copy(), seen, decoded.xmp)
 
 
 def _stretched(decoded: Decoded) -> Decoded:
@@ -236,13 +249,35 @@ def read_panorama(path: str | Path, *, max_pixels: int | None = None) -> NDArray
     return panorama_of_file(path, max_pixels=max_pixels).pixels
 
 
-def decode_pixels(data: bytes, name: str, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
+def decode_pixels(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decode the content of an image file of any size, RGB (H, W, 3); `name` starts error messages.
 
     Raises:
         InputError: If it is truncated, not an image, or too large.
     """
-    return decode_image(data, name, max_pixels).pixels
+    return decode_image(data, name).pixels
+
+
+def decode_full_panorama(data: bytes) -> NDArray[np.uint8]:
+    """Decode the content of an image file of a data set, RGB (H, W, 3), unless its tags say that it is a crop.
+
+    Labels would not know of the crop, and without labels it would be taken for a full panorama.
+
+    Raises:
+        InputError: If it is a crop or no image, or its tags contradict each other.
+    """
+    decoded = decode_image(data, "it")
+    height, width, _ = decoded.pixels.shape
+    try:
+        tags = read_gpano(decoded.xmp, height, width, "the image")
+    except InputError as error:
+        raise InputError(f"{str(error).partition(';')[0]}; correct or remove the tags") from error
+    if tags is not None and (window := tags.window) is not None:
+        raise InputError(
+            f"by its GPano tags it is a crop of a panorama of {window.full_width} x {window.full_height} pixels; "
+            "export the full panorama, or remove the tags if they are wrong"
+        )
+    return decoded.pixels
 
 
 def panorama_from_pil(image: Image.Image) -> Panorama:

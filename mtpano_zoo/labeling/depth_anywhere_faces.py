@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtpano_zoo.sphere import cube_rotations, erp_rays, perspective_rays, rays_to_angles, rotate_rays
 
-__all__ = ("FACES", "published_cube", "published_face_disparity", "published_rotate", "published_sample")
+__all__ = ("FACES", "depth_anywhere_cube", "published_face_disparity", "published_rotate", "published_sample")
 
 FACES = (2, 5, 0, 3, 1, 4)
 """Back, down, front, left, right, up among the faces of `mtpano_zoo.sphere.to_cubemap`."""
@@ -33,7 +33,7 @@ def published_rotate(maps: Tensor, rotation: Tensor, mode: str = "bilinear") -> 
     return published_sample(maps, rotate_rays(rays, rotation.reshape(-1, 3, 3)), mode)
 
 
-def published_cube(maps: Tensor, size: int, mode: str = "bilinear", fov: float = 90.0) -> Tensor:
+def depth_anywhere_cube(maps: Tensor, size: int, mode: str = "bilinear", fov: float = 90.0) -> Tensor:
     """Cut maps (B, C, H, W) into faces (B, 6, C, size, size), see `FACES`."""
     turns = cube_rotations(device=maps.device, dtype=torch.float64)[list(FACES)]
     rays = perspective_rays(size, size, fov=fov, rotation=turns, dtype=torch.float64)
@@ -52,8 +52,8 @@ def published_face_disparity(disparity: Tensor, rotation: Tensor, size: int) -> 
     lowest = disparity.min()
     disparity = torch.where(lowest < 0, disparity - lowest, disparity)
     turned = published_rotate(disparity, rotation.mT, "nearest")
-    faces = published_cube(turned, size, "nearest")[:, :, 0]
+    faces = depth_anywhere_cube(turned, size, "nearest")[:, :, 0]
     rays = erp_rays(*turned.shape[-2:], device=turned.device, dtype=turned.dtype)
-    seen = published_cube(rays.movedim(-1, 0)[None], size, "nearest")[0]
+    seen = depth_anywhere_cube(rays.movedim(-1, 0)[None], size, "nearest")[0]
     ahead = torch.stack([sign * seen[face, axis] for face, (axis, sign) in enumerate(AHEAD)])
     return faces / ahead

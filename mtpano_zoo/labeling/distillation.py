@@ -10,7 +10,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.back_projection import cut
 from mtpano_zoo.labeling.depth_anywhere_faces import (
     FACES,
-    published_cube,
+    depth_anywhere_cube,
     published_face_disparity,
     published_rotate,
 )
@@ -158,7 +158,7 @@ class PublishedTeacherLabels(TeacherLabels):
         published = Views(rotations, views.intrinsics, views.height, views.width)
         turn = turn.to(clean)
         with torch.autocast(clean.device.type, enabled=False):
-            faces = published_cube(published_rotate(clean, turn.mT), views.height)
+            faces = depth_anywhere_cube(published_rotate(clean, turn.mT), views.height)
         found = []
         for i, images in enumerate(faces):
             asked = self.ask(images, published, {**sample_of(batch, i), "image": clean[i]})

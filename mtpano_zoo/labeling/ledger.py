@@ -100,7 +100,7 @@ class Ledger:
         if not self.folder.write(name, item["jpeg"], files, item["origin"], self.overwrite):
             self.report.skipped.append(name)
             return False
-        self.report.labelled.append(name)
+        self.report.done.append(name)
         if name in self._replaced:
             self.report.replaced.append(name)
         return True

@@ -17,18 +17,18 @@ class LabelReport:
     """Outcome of every panorama.
 
     Args:
-        labelled: Names of panoramas that this run labelled.
-        skipped: Names of panoramas that already had labels.
+        done: Names of panoramas that this run labelled, generated or scored.
+        skipped: Names of panoramas that were done already.
         failed: Sentences that say why a panorama has no labels, by name.
-        replaced: Names in `labelled` whose labels of another image were replaced.
+        replaced: Names in `done` whose labels of another image were replaced.
         too_far: Number of pixels beyond 65.535 m, which have no depth label, by name.
         broken_views: Number of views left out because a teacher returned NaN or infinite values, by name.
-        stopped: Reason why the run ended before all were labelled; empty if it did not.
+        stopped: Reason why the run ended before all were done; empty if it did not.
         seconds: Duration of the run.
         left_out: Sentences that say why a panorama is unusable, by name: too little of it could be labelled.
     """
 
-    labelled: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
@@ -43,16 +43,16 @@ class LabelReport:
         """0 if every panorama has its labels, else 1."""
         return 1 if self.failed or self.stopped else 0
 
-    def summary(self, done: str = "labelled") -> str:
+    def summary(self, participle: str = "labelled") -> str:
         """Return a few lines for the terminal: counts, rate, and what went wrong.
 
         Args:
-            done: Participle for what was done to a panorama.
+            participle: What was done to a panorama.
         """
-        rate = f" ({len(self.labelled) / self.seconds:.2f} per second)" if self.labelled and self.seconds else ""
-        counts = [f"{len(self.labelled)} {done}{rate}"]
+        rate = f" ({len(self.done) / self.seconds:.2f} per second)" if self.done and self.seconds else ""
+        counts = [f"{len(self.done)} {participle}{rate}"]
         if self.skipped:
-            counts.append(f"{len(self.skipped)} skipped because they were {done} already")
+            counts.append(f"{len(self.skipped)} skipped because they were {participle} already")
         if self.failed:
             counts.append(f"{len(self.failed)} failed")
         lines = [", ".join(counts)]
@@ -69,7 +69,7 @@ class LabelReport:
             name, reason = next(iter(self.left_out.items()))
             lines.append(f"{len(self.left_out)} left out, for example {_printable(name)}: {reason}")
         if self.replaced:
-            lines.append(f"{len(self.replaced)} were {done} again, because their image has changed")
+            lines.append(f"{len(self.replaced)} were {participle} again, because their image has changed")
         lines += [f"  {_printable(name)}: {reason}" for name, reason in list(self.failed.items())[:SHOWN]]
         if len(self.failed) > SHOWN:
             lines.append(f"  and {len(self.failed) - SHOWN} more, see the record in runs/")
@@ -77,8 +77,8 @@ class LabelReport:
 
     def as_record(self) -> dict[str, Any]:
         """Return the data for a record: counts, and the names of panoramas that need attention."""
-        counts = {key: len(getattr(self, key)) for key in ("labelled", "skipped", "failed")}
-        details = {key: value for key, value in asdict(self).items() if key not in ("labelled", "skipped")}
+        counts = {"labelled": len(self.done), "skipped": len(self.skipped), "failed": len(self.failed)}
+        details = {key: value for key, value in asdict(self).items() if key not in ("done", "skipped")}
         return {"counts": counts} | details | {"seconds": round(self.seconds, 3)}
 
     @staticmethod
@@ -86,7 +86,7 @@ class LabelReport:
         """Return the report of all processes, with the time of the slowest."""
         whole = LabelReport(seconds=max(part.seconds for part in parts))
         for part in parts:
-            whole.labelled += part.labelled
+            whole.done += part.done
             whole.skipped += part.skipped
             whole.failed |= part.failed
             whole.left_out |= part.left_out

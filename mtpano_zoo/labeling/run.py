@@ -37,7 +37,7 @@ from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.outputs import check_trainer_precision
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
 from mtpano_zoo.text_files import limit_configurations
-from mtpano_zoo.training.option_errors import one_sentence, options_of
+from mtpano_zoo.training.option_errors import one_sentence, options_of, refuse_null
 from mtpano_zoo.training.progress import progress_bar
 
 __all__ = ("add_run_options", "add_shared_options", "label", "label_as_asked", "main", "print_once", "shared_settings")
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     options = options_of(parser)
     with one_sentence(options, COMPLETE):
         config = parser.parse_args(hyphenated(arguments, options))
+        refuse_null(config)
         built = parser.instantiate(config)
     names = ("height", "width", "invalid_mask", "no_depth_classes", "keep_views", "min_valid")
     masker = _masker(config, built)

@@ -215,7 +215,12 @@ class LabelFolder:
                 _replace_folder(work / task, path_below(self.root / task, name))
             if origin is not None:
                 self.write_file(path_below(self.root / ORIGINS, name, ".txt"), origin.to_bytes())
-            picture.rename(done)
+            try:
+                done.hardlink_to(picture)  # unlike a rename, it fails if another process has just been faster
+            except OSError:
+                if self.has(name):
+                    return False
+                picture.rename(done)  # the file system has no links
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return True

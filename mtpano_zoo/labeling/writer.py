@@ -1,6 +1,7 @@
 """Writer that fuses and writes labels while the next panorama is labelled, and keeps account."""
 
 import errno
+import math
 import signal
 import threading
 import time
@@ -23,6 +24,9 @@ from mtpano_zoo.labeling.module import PanoramaLabeler
 from mtpano_zoo.labeling.report import LabelReport, one_sentence
 
 __all__ = ("LabelWriter",)
+
+ASKED_TO_END = "stopped because the process was asked to end; finished labels are kept, so start again"
+PATIENCE = 20.0  # seconds; torchrun and SLURM kill a process 30 seconds after they have asked it to end
 
 
 class LabelWriter(BasePredictionWriter):
@@ -97,7 +101,7 @@ class LabelWriter(BasePredictionWriter):
     ) -> None:
         """End the run if the process was asked to end."""
         if self._asked_to_end:
-            self.ledger.stop("stopped because the process was asked to end; finished labels are kept, so start again")
+            self.ledger.stop(ASKED_TO_END)
 
     def write_on_batch_end(
         self,
@@ -178,13 +182,16 @@ class LabelWriter(BasePredictionWriter):
         if self.split is None:
             return
         try:
-            self.folder.add_to_list(self.split, [*report.labelled, *report.skipped])
+            self.folder.add_to_list(self.split, [*report.done, *report.skipped])
         except OSError as error:
             self._stop(error)
 
     def _gather(self, processes: int) -> None:
         parts: list[LabelReport | None] = [None] * processes
         try:
+            if not self._all_have_finished():
+                self.ledger.stop(ASKED_TO_END)
+                return
             torch.distributed.all_gather_object(parts, self.ledger.report, group=self._group)
         except RuntimeError:
             self.ledger.stop(
@@ -192,6 +199,19 @@ class LabelWriter(BasePredictionWriter):
             )
         else:
             self.ledger.report = LabelReport.of_all([part for part in parts if part is not None])
+
+    def _all_have_finished(self) -> bool:
+        """Wait for all processes; return False if this one is asked to end, but others do not follow soon."""
+        waiting = torch.distributed.barrier(group=self._group, async_op=True)
+        deadline = math.inf
+        while not waiting.is_completed():  # `wait` would hold back signals
+            if self._asked_to_end:
+                deadline = min(deadline, time.monotonic() + PATIENCE)
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        waiting.wait()
+        return True
 
     def _write_record(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         started = datetime.fromtimestamp(self._started, UTC)

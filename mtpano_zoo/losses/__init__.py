@@ -7,7 +7,6 @@ from mtpano_zoo.losses.dense import affine_invariant_l1, edge_weighted_l1, frequ
 from mtpano_zoo.losses.depth import DAPLoss, dense_fidelity, depth_edges, mask_error, normals_l1, points_l1, silog
 from mtpano_zoo.losses.multi_task import MultiTaskLoss
 from mtpano_zoo.losses.published import PublishedLoss
-from mtpano_zoo.losses.semseg import cross_entropy, dice
 from mtpano_zoo.losses.task_losses import (
     TASK_LOSSES,
     DepthLoss,
@@ -35,10 +34,8 @@ __all__ = (
     "ValidLoss",
     "affine_invariant_l1",
     "check_batch",
-    "cross_entropy",
     "dense_fidelity",
     "depth_edges",
-    "dice",
     "disparity_of",
     "distance_transform",
     "edge_distance",

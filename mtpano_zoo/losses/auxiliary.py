@@ -49,17 +49,17 @@ def image_gradient(image: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def edge_distance(image: Tensor, threshold: float = 0.5, max_distance: int = 64) -> Tensor:
+def edge_distance(image: Tensor, max_distance: int = 64) -> Tensor:
     """Return log(1 + pixels) (B, 1, H, W) to the nearest edge of an RGB image (B, 3, H, W) in [0, 1].
 
-    An edge is a pixel whose luma gradient exceeds ``threshold``. The distance is exact up to ``max_distance`` and stays
-    there beyond: an image without edges has a finite label, and no pixel looks further than that.
+    An edge is a pixel whose luma gradient exceeds 0.5. The distance is exact up to ``max_distance`` and stays there
+    beyond: an image without edges has a finite label, and no pixel looks further than that.
 
     Example:
         >>> edge_distance(torch.ones(1, 3, 4, 8), max_distance=5).exp().mean().round().item()
         6.0
     """
-    edges = image_gradient(image).square().sum(dim=1) > threshold**2
+    edges = image_gradient(image).square().sum(dim=1) > 0.5**2
     return torch.log1p(distance_transform(edges, max_distance))[:, None]
 
 

@@ -48,7 +48,7 @@ def image_gradient(image: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def edge_distance(image: Tensor, threshold: float = 0.5) -> Tensor:
+def edge_distance(image: Tensor) -> Tensor:
     """Return log(1 + pixels) (B, 1, H, W) to the nearest edge of an RGB image (B, 3, H, W) in [0, 1].
 
     Distances do not wrap, the eight rows next to each pole hold no edges, and distances end only at the longer side of
@@ -60,7 +60,7 @@ def edge_distance(image: Tensor, threshold: float = 0.5) -> Tensor:
         >>> edge_distance(image)[0, 0, 16, 32:36].expm1().round().tolist()
         [0.0, 1.0, 2.0, 3.0]
     """
-    edges = image_gradient(image).square().sum(dim=1) > threshold**2
+    edges = image_gradient(image).square().sum(dim=1) > 0.5**2
     edges[:, :8] = False
     edges[:, -8:] = False
     return torch.log1p(distance_transform(edges, max(edges.shape[-2:]), wrap=False))[:, None]

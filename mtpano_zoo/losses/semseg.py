@@ -11,58 +11,26 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mtpano_zoo.losses.means import mean, weighted_mean
+from mtpano_zoo.losses.means import mean
 
-__all__ = ("class_statistics", "cross_entropy", "dice", "mean_dice")
+__all__ = ("class_statistics", "mean_dice")
 
 # Logits per band: few enough for the cache of a CPU, many enough to hide the time that a GPU takes to start a kernel.
 BAND = {"cpu": 1 << 20}
 LARGE_BAND = 1 << 26
 
 
-def cross_entropy(
-    logits: Tensor, labels: Tensor, valid: Tensor, weight: Tensor | None = None, across_ranks: bool = False
-) -> Tensor:
-    """Return the cross-entropy, (weighted) mean over the valid pixels of the batch; zero if there are none.
+def mean_dice(overlap: Tensor, mass: Tensor, count: Tensor, across_ranks: bool = False) -> Tensor:
+    """Return one minus the Dice overlap of probabilities and labels, from the sums (B, C) of `class_statistics`.
 
-    Example:
-        >>> logits, labels = torch.zeros(1, 4, 1, 2), torch.tensor([[[2, 255]]])
-        >>> round(cross_entropy(logits, labels, labels != 255).exp().item(), 4)
-        4.0
-    """
-    return weighted_mean(class_statistics(logits, labels, valid, weight)[0], valid, weight, across_ranks)
-
-
-def dice(
-    logits: Tensor,
-    labels: Tensor,
-    valid: Tensor,
-    weight: Tensor | None = None,
-    eps: float = 1e-6,
-    across_ranks: bool = False,
-) -> Tensor:
-    """Return one minus the Dice overlap of probabilities and labels, per image and class; zero if no pixel is valid.
-
-    This is the mean over the classes that each image's labels hold.
-
-    Example:
-        >>> labels = torch.tensor([[[0, 1]]])
-        >>> logits = 100.0 * torch.nn.functional.one_hot(labels).permute(0, 3, 1, 2)
-        >>> round(dice(logits, labels, labels >= 0).item(), 4)
-        0.0
-    """
-    return mean_dice(*class_statistics(logits, labels, valid, weight)[1:], eps, across_ranks)
-
-
-def mean_dice(overlap: Tensor, mass: Tensor, count: Tensor, eps: float = 1e-6, across_ranks: bool = False) -> Tensor:
-    """Return `dice` from the counts of `class_statistics`.
+    This is the mean over the classes that each image's labels hold; zero if no pixel is valid.
 
     Example:
         >>> count = torch.tensor([[2.0, 0.0]])
         >>> mean_dice(count, count, count).item(), round(mean_dice(0 * count, count, count).item(), 4)
         (0.0, 1.0)
     """
-    losses = 1 - (2 * overlap + eps) / (mass + count + eps)
+    losses = 1 - (2 * overlap + 1e-6) / (mass + count + 1e-6)
     present = count > 0
     return mean(torch.where(present, losses, 0).sum(), present.sum(), across_ranks=across_ranks)
 

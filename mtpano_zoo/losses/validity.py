@@ -111,15 +111,15 @@ def map_shape(key: str, batch: int, height: int, width: int) -> tuple[int, ...]:
     return (batch, channels, height, width) if channels else (batch, height, width)
 
 
-def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = NO_LABEL) -> None:
+def check_batch(batch: Mapping[str, Any], num_classes: int) -> None:
     """Refuse a batch that cannot be trained on, before a network sees it.
 
     Losses and metrics skip classes out of range, because a check there would make the GPU wait for the host; this one
     reads values, so call it while the batch is still on the CPU.
 
     Raises:
-        InputError: If a class is outside [0, num_classes) and not ``ignore_index``, a map has another shape or type
-            than `mtpano_zoo.tasks.SAMPLE_MAPS` says, or the image is far outside [0, 1].
+        InputError: If a class is outside [0, num_classes) and not 255, a map has another shape or type than
+            `mtpano_zoo.tasks.SAMPLE_MAPS` says, or the image is far outside [0, 1].
 
     Example:
         >>> import torch
@@ -144,11 +144,11 @@ def check_batch(batch: Mapping[str, Any], num_classes: int, ignore_index: int = 
     if "semseg" not in batch:
         return
     labels = batch["semseg"]
-    wrong = labels[(labels != ignore_index) & ~valid_semseg(labels, num_classes, ignore_index)]
+    wrong = labels[(labels != NO_LABEL) & ~valid_semseg(labels, num_classes)]
     if wrong.numel():
         raise InputError(
             f"semseg labels hold the classes {wrong.unique().tolist()[:10]}, but there are {num_classes} (0 to "
-            f"{num_classes - 1}) and {ignore_index} for no label: map the labels or set the number of classes"
+            f"{num_classes - 1}) and {NO_LABEL} for no label: map the labels or set the number of classes"
         )
 
 

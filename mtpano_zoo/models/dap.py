@@ -1,7 +1,7 @@
 """DAP, Depth Any Panoramas (arXiv 2512.16913): distance in metres and masks of what is within range."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -161,6 +161,19 @@ def check_ranges(ranges: Sequence[float], max_distance: float) -> tuple[float, .
     return checked
 
 
+class KeptPeriods(RotaryEmbeddingDinoV3):
+    """Rotary positions whose periods are part of the state dict and keep their values in any precision.
+
+    timm's periods are in no file, and are computed anew where a conversion of the network would round them.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+        periods = self.get_buffer("periods")
+        super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        self.register_buffer("periods", periods.to(self.get_buffer("periods")), persistent=True)
+        return self
+
+
 def keep_periods(encoder: nn.Module) -> None:
     """Make the periods of the rotary positions part of the state dict.
 
@@ -168,6 +181,7 @@ def keep_periods(encoder: nn.Module) -> None:
     """
     for module in encoder.modules():
         if isinstance(module, RotaryEmbeddingDinoV3):
+            module.__class__ = KeptPeriods
             module.register_buffer("periods", module.get_buffer("periods"), persistent=True)
 
 

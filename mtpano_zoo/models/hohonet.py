@@ -165,7 +165,7 @@ class _Widen(nn.Module):
 class _AttentionLayer(nn.Module):
     """Self-attention and two linear layers, each after a norm and around a shortcut, on vectors (B, N, C)."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.1) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm1 = nn.LayerNorm(width)
@@ -174,7 +174,7 @@ class _AttentionLayer(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.expand = nn.Linear(width, 2 * width)
         self.reduce = nn.Linear(2 * width, width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = nn.Dropout(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

@@ -23,7 +23,7 @@ from mtpano_zoo.reference.keys import Renames, check_keys, check_prefixes, renam
 __all__ = ("FORMATS",)
 
 State = Mapping[str, Tensor]
-TOLERANCE = 1e-5  # for stored coordinates, relative to the largest if that exceeds 1
+TOLERANCE = 1e-5  # for stored coordinates, besides their rounding, relative to the largest if that exceeds 1
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
@@ -83,8 +83,10 @@ class _Student:
         expected |= {key: value.shape for key, value in constants.items()}
         check_keys(self.title, state, expected, constants=constants)
         for key, value in constants.items():
-            difference = (state[key].double() - value.double()).abs().max().item()
-            if not difference <= TOLERANCE * max(1.0, value.double().abs().max().item()):
+            stored = state[key]
+            difference = (stored.double() - value.double()).abs().max().item()
+            rounding = torch.finfo(stored.dtype).eps / 2 if stored.is_floating_point() else 0.0
+            if not difference <= (TOLERANCE + rounding) * max(1.0, value.double().abs().max().item()):
                 raise InputError(
                     f"{key} of this {self.title} differs by up to {difference:.2g} from what the geometry of "
                     f"{self.network.__name__} says: its weights were trained with other coordinates."

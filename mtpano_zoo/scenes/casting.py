@@ -195,10 +195,10 @@ def _touched_tiles(primitives: Primitives, tables: list[Tensor], rooms: int) -> 
     covered &= in_tables(primitives.kind)[:, None, None]
     # The nearest primitive that fills a tile hides whatever begins behind its farthest point.
     far.masked_fill_(~covered, FAR)
-    curtain = torch.full((rooms, *far.shape[1:]), FAR, device=far.device)
+    occluder = torch.full((rooms, *far.shape[1:]), FAR, device=far.device)
     index = primitives.room[:, None, None].expand_as(far)
-    curtain.scatter_reduce_(0, index, far, "amin")
-    return touched & (near <= curtain.gather(0, index))
+    occluder.scatter_reduce_(0, index, far, "amin")
+    return touched & (near <= occluder.gather(0, index))
 
 
 def _sphere_distance(

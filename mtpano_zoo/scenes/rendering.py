@@ -12,7 +12,7 @@ from mtpano_zoo.scenes.casting import cast
 from mtpano_zoo.scenes.lighting import cast_shadows, develop, radiance
 from mtpano_zoo.scenes.materials import CHANNEL
 from mtpano_zoo.scenes.scene import Room
-from mtpano_zoo.scenes.second_rays import mix_second_rays
+from mtpano_zoo.scenes.secondary_rays import mix_secondary_rays
 from mtpano_zoo.scenes.shading import surface, traced_surface
 from mtpano_zoo.sphere import turn_vectors
 
@@ -106,7 +106,7 @@ def _render(rooms: Sequence[Room], height: int, width: int, device: torch.device
             light = radiance(primitives, seen, some_views, some_shadows)
             for room in second:
                 if some.start <= room < some.stop:
-                    mix_second_rays(light, primitives, seen, views, shadows, room, some.start)
+                    mix_secondary_rays(light, primitives, seen, views, shadows, room, some.start)
             image[some, :, rows] = develop(light, some_views, rows)
             semseg[some, rows] = primitives.label[seen.primitive]
             depth[some, rows] = seen.depth

@@ -4,7 +4,7 @@ Right-handed frame, x right, y down, z forward; pixel centres; depth is the dist
 """
 
 from mtpano_zoo.sphere.cube import CubeSampling, face_neighbours, pixels_of_erp, pixels_of_faces
-from mtpano_zoo.sphere.fisheye import Lens, fisheye_points, fisheye_rays, from_fisheyes
+from mtpano_zoo.sphere.fisheye import Lens, fisheye_points, from_fisheyes
 from mtpano_zoo.sphere.padding import pad
 from mtpano_zoo.sphere.projection import (
     distance_to_z,
@@ -29,7 +29,6 @@ from mtpano_zoo.sphere.rays import (
     rays_to_pixels,
     rotate_rays,
     rotation_matrix,
-    stereographic_rays,
     unit,
 )
 from mtpano_zoo.sphere.sampling import Mode, sample
@@ -48,7 +47,6 @@ __all__ = (
     "erp_rays",
     "face_neighbours",
     "fisheye_points",
-    "fisheye_rays",
     "from_cubemap",
     "from_fisheyes",
     "from_perspective",
@@ -67,7 +65,6 @@ __all__ = (
     "rotation_matrix",
     "sample",
     "solid_angles",
-    "stereographic_rays",
     "to_cubemap",
     "to_perspective",
     "turn_vectors",

@@ -11,7 +11,7 @@ from torch import Tensor
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.sphere.rays import erp_rays, rotate_rays
 
-__all__ = ("Lens", "fisheye_points", "fisheye_rays", "from_fisheyes")
+__all__ = ("Lens", "fisheye_points", "from_fisheyes")
 
 RIM = 1.5  # pixels at the rim that are not sampled: interpolation would mix them with the black beside the circle
 
@@ -48,23 +48,6 @@ def fisheye_points(rays: Tensor, lens: Lens) -> tuple[Tensor, Tensor]:
     angle = torch.atan2(off, z)
     scale = lens.radius / math.radians(lens.fov / 2) * angle / off.clamp_min(1e-12)
     return torch.stack((lens.centre[0] + scale * x, lens.centre[1] + scale * y), -1), angle
-
-
-def fisheye_rays(height: int, width: int, lens: Lens, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Return the unit rays (H, W, 3) through the pixels of a fisheye image, and which of them (H, W) are in its circle.
-
-    Example:
-        >>> rays, inside = fisheye_rays(3, 3, Lens((1.0, 1.0), 1.0, 180.0, torch.eye(3)))
-        >>> (rays[1, 2].round() + 0.0).tolist(), inside.sum().item()
-        ([1.0, 0.0, 0.0], 5)
-    """
-    u = (torch.arange(width, dtype=dtype) - lens.centre[0]).expand(height, width)
-    v = (torch.arange(height, dtype=dtype) - lens.centre[1])[:, None].expand(height, width)
-    radius = torch.hypot(u, v)
-    angle = radius * (math.radians(lens.fov / 2) / lens.radius)
-    side = angle.sin() / radius.clamp_min(1e-12)
-    rays = torch.stack((u * side, v * side, angle.cos()), -1)
-    return rotate_rays(rays, lens.rotation), radius <= lens.radius
 
 
 def from_fisheyes(image: Tensor, lenses: Sequence[Lens], height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,6 @@ __all__ = (
     "rays_to_pixels",
     "rotate_rays",
     "rotation_matrix",
-    "stereographic_rays",
     "unit",
 )
 
@@ -186,38 +185,6 @@ def perspective_rays(
     along_column = (down - right * (k[..., 0, 1, :, :] / k[..., 0, 0, :, :])) * row + forward
     rays = (along_column[..., :, None] + along_row[..., None, :]).movedim(-3, -1)
     return (unit(rays) if normalize else rays).to(dtype)
-
-
-def stereographic_rays(
-    height: int,
-    width: int,
-    *,
-    fov: float,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Return the unit rays (H, W, 3) of a stereographic view, in its own frame; looking down, it is a "little planet".
-
-    The distance from the centre grows with tan(angle / 2), so the horizontal field of view may approach 360 degrees.
-
-    Raises:
-        InputError: If a side is not positive, ``fov`` is outside (0, 360), or ``dtype`` is not a floating-point type.
-
-    Example:
-        >>> stereographic_rays(5, 5, fov=180.0)[2, 2].round().tolist()
-        [0.0, 0.0, 1.0]
-    """
-    _check_size(height, width)
-    check_floating(dtype)
-    if not 0 < fov < 360:
-        raise InputError(f"a stereographic view needs a field of view between 0 and 360 degrees, got {fov}")
-    scale = 2 * math.tan(math.radians(fov) / 4) / width
-    work = at_least_float32(dtype)
-    x = (torch.arange(width, device=device, dtype=work) - (width - 1) / 2) * scale
-    y = (torch.arange(height, device=device, dtype=work) - (height - 1) / 2) * scale
-    x, y = x.expand(height, width), y[:, None].expand(height, width)
-    square = x * x + y * y
-    return (torch.stack((2 * x, 2 * y, 1 - square), dim=-1) / (1 + square)[..., None]).to(dtype)
 
 
 def cube_rays(size: int, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:

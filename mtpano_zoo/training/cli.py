@@ -31,7 +31,7 @@ from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP
 from mtpano_zoo.text_files import limit_configurations
 from mtpano_zoo.training.base import PanoramaModule
 from mtpano_zoo.training.callbacks import PredictionWriter
-from mtpano_zoo.training.option_errors import one_sentence, options_of
+from mtpano_zoo.training.option_errors import one_sentence, options_of, refuse_null
 from mtpano_zoo.training.progress import progress_bar
 from mtpano_zoo.training.resuming import training_checkpoint
 from mtpano_zoo.training.score_table import as_table
@@ -80,6 +80,7 @@ class MultiTaskCLI(LightningCLI):
         options = options_of(self._subcommand_parsers[self._verb])
         with one_sentence(options, complete_command(arguments)):
             self.config = parser.parse_args(arguments)
+            refuse_null(self.config[self.config["subcommand"]])
         verb = self.config["subcommand"]
         options = self.config[verb]
         seed = options.get("seed_everything")
@@ -129,7 +130,7 @@ class MultiTaskCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; after Ctrl-C or SIGTERM, say if there is no checkpoint. A run that was refused leaves no folder."""
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        is_new = not folder.exists()
+        made = [one for one in (folder, *folder.parents) if not one.exists()]
         try:
             self._check_checkpoint_of_the_run(subcommand)
             super()._run_subcommand(subcommand)
@@ -142,8 +143,8 @@ class MultiTaskCLI(LightningCLI):
             missing = subcommand == "fit" and not any(_saved(self.trainer))
             raise type(cause)(*["No checkpoint was written."] * missing) from end
         finally:
-            if is_new and self.trainer.is_global_zero and not (folder / "config.yaml").exists():
-                _remove_empty_logs(folder)
+            if made and self.trainer.is_global_zero and not (folder / "config.yaml").exists():
+                _remove_empty_logs(made)
 
     def _check_checkpoint_of_the_run(self, subcommand: str) -> None:
         """Refuse "best", and "last" if there is none: Lightning would score the network as built.
@@ -266,14 +267,19 @@ def next_commands(trainer: Trainer) -> str:
     return text
 
 
-def _remove_empty_logs(folder: Path) -> None:
-    """Remove a folder with nothing but the files that TensorBoard's logger creates before a run begins."""
-    files = {*folder.glob("*")}
-    if files <= {*folder.glob("events.out.tfevents.*"), *folder.glob("hparams.yaml")}:
+def _remove_empty_logs(folders: Sequence[Path]) -> None:
+    """Remove a folder with nothing but the files that TensorBoard's logger creates before a run begins.
+
+    Args:
+        folders: The folder, and those above it that go with it unless something else is in them.
+    """
+    files = {*folders[0].glob("*")}
+    if files <= {*folders[0].glob("events.out.tfevents.*"), *folders[0].glob("hparams.yaml")}:
         for path in files:
             path.unlink()
-        with contextlib.suppress(FileNotFoundError):
-            folder.rmdir()
+        with contextlib.suppress(OSError):
+            for folder in folders:
+                folder.rmdir()
 
 
 def _saved(trainer: Trainer) -> list[str]:

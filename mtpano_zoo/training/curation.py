@@ -23,7 +23,7 @@ from mtpano_zoo.training.processes import EpochMeans, draw_differently, mean_of_
 from mtpano_zoo.training.resuming import read_plain_data_only
 from mtpano_zoo.training.schedules import training_length, with_schedule
 
-__all__ = ("DESCRIPTION", "DISCRIMINATOR_FORMAT", "DepthQualityModule")
+__all__ = ("DESCRIPTION", "DISCRIMINATOR_FORMAT", "DepthQualityModule", "estimation_error")
 
 Targets = Literal["graded", "binary"]
 DESCRIPTION = "discriminator"
@@ -136,7 +136,7 @@ class DepthQualityModule(LightningModule):
         loss = (real + fake) / 2
         values = {}
         if self.targets == "graded":
-            values["train/estimation"] = _estimation_error(estimates, batch["depth"], self._across_ranks)
+            values["train/estimation"] = estimation_error(estimates, batch["depth"], self._across_ranks)
             loss = loss + values["train/estimation"]
         for name, value in mean_of_processes({**values, "train/loss": loss}).items():
             self.log(name, value, prog_bar=name == "train/loss", batch_size=len(said))
@@ -250,7 +250,7 @@ class DepthQualityModule(LightningModule):
         return F.adaptive_avg_pool2d(right, (size[0], size[1])) / share.clamp_min(1e-6), share
 
 
-def _estimation_error(estimates: list[Tensor], depth: Tensor, across_ranks: bool = False) -> Tensor:
+def estimation_error(estimates: list[Tensor], depth: Tensor, across_ranks: bool = False) -> Tensor:
     """Return the mean error of log-distances (B, 1, h, w) that were estimated from the image, over their sizes.
 
     For ``across_ranks`` see `mtpano_zoo.losses.means.mean`.

@@ -11,7 +11,7 @@ import mtpano_zoo.data
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.spelling import did_you_mean, nearest
 from mtpano_zoo.text_files import parse_yaml, read_yaml
-from mtpano_zoo.training.option_errors import one_sentence
+from mtpano_zoo.training.option_errors import one_sentence, options_of, refuse_null
 
 __all__ = ("build_data", "class_name")
 
@@ -50,8 +50,9 @@ def build_data(
         arguments[key] = parse_yaml(value, f"the value of {option!r}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
-    with one_sentence(complete=_ARGUMENTS):
+    with one_sentence(options_of(parser), _ARGUMENTS):
         parsed = parser.parse_object({"data": {"class_path": section["class_path"], "init_args": arguments}})
+        refuse_null(parsed)
         data: LightningDataModule = parser.instantiate(parsed).data
     return data
 

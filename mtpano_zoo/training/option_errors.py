@@ -4,38 +4,20 @@ import inspect
 import pydoc
 import re
 import traceback
-from argparse import ArgumentError
+from argparse import Action, ArgumentError
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, cast, get_args
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.models import NETWORKS
 from mtpano_zoo.spelling import did_you_mean, nearest
 
-__all__ = ("explain", "nearest_class", "one_sentence", "options_of")
+__all__ = ("explain", "nearest_class", "one_sentence", "options_of", "refuse_null")
 
-# The classes that may stand where a configuration names one, by the last part of its key.
-KINDS = {
-    "network": "mtpano_zoo.models.PanoramaNetwork",
-    "labeler": "mtpano_zoo.models.PanoramaNetwork",
-    "discriminator": "mtpano_zoo.models.patch_discriminator.PatchDiscriminator",
-    "domains": "mtpano_zoo.labeling.curation.domains.DomainClassifier",
-    "model": "lightning.pytorch.LightningModule",
-    "loss": "mtpano_zoo.losses.Loss",
-    "metrics": "torchmetrics.Metric",
-    "data": "lightning.pytorch.LightningDataModule",
-    "modules": "lightning.pytorch.LightningDataModule",
-    "augmentation": "mtpano_zoo.data.Augmentation",
-    "callbacks": "lightning.pytorch.Callback",
-    "logger": "lightning.pytorch.loggers.Logger",
-    "views": "mtpano_zoo.labeling.views.ViewStrategy",
-    "teachers": "mtpano_zoo.labeling.teachers.Teacher",
-    "teacher": "mtpano_zoo.labeling.teachers.Teacher",
-}
 # Classes whose arguments are taken for options of the command: `--batch_size` for `--data.batch_size`.
 OWNERS = {
     "data": ("mtpano_zoo.data.panoramas.PanoramaDataModule",),
@@ -62,16 +44,17 @@ _ONE_OF = re.compile(r"argument (\S+): invalid choice: '?(.+?)'? \(choose from (
 _NULL = re.compile(r"Expected a <class 'NoneType'>\s+Given value type: <class 'str'>\s+Given value: (None|null)$", re.M)
 _CHOICES = re.compile(r"Expected an? (?:typing\.Literal\[(.+?)\]|<class '(?!NoneType)(\w+)'>)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
+_OWNED_KEY = re.compile(r"""Problem with given class_path '([^']+)':\s+Parser key "([^"]+)\"""")
 
 
 @contextmanager
-def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -> Iterator[None]:
+def one_sentence(options: Mapping[str, Action] | None = None, complete: str = "") -> Iterator[None]:
     """Raise errors of parsers, constructors and Lightning about options as an `InputError`; let all others pass.
 
     An `OSError` from a constructor stays one, although jsonargparse wraps it.
 
     Args:
-        options: Options of the command with their help, to suggest the nearest; see `options_of`.
+        options: Options of the command, to suggest the nearest; see `options_of`.
         complete: A sentence with a complete command, to add if something is missing.
 
     Raises:
@@ -92,7 +75,7 @@ def one_sentence(options: Mapping[str, str] | None = None, complete: str = "") -
         raise InputError(" ".join(str(cause or error).split())) from error  # an ImportError names what to install
 
 
-def explain(message: str, options: Mapping[str, str] | None = None, complete: str = "") -> str:
+def explain(message: str, options: Mapping[str, Action] | None = None, complete: str = "") -> str:
     """Return one sentence for jsonargparse's error about an option: what is wrong, and the nearest valid name.
 
     Args:
@@ -116,7 +99,10 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
         end = did_you_mean(suggestion) if suggestion else f"; it has {', '.join(arguments)}."
         return f"{where}: {owner.rpartition('.')[2]} has no argument {name}{end}"
     if found := _NO_CLASS.search(message) or _NO_OBJECT.search(message):
-        suggestion = did_you_mean(nearest_class(found[1].rpartition(".")[2], where.rpartition(".")[2]))
+        owned = _OWNED_KEY.findall(message)
+        owner, key = owned[-1] if owned else ("", where)
+        action = (_options_of_class(owner) if owner else options or {}).get(key)
+        suggestion = did_you_mean(nearest_class(found[1].rpartition(".")[2], getattr(action, "_typehint", None)))
         return f"{where}: there is no class {found[1]}{suggestion} Name one of your own with its module: module.Class."
     if found := _LACKS.search(message):
         return f"{where}: {found[1].rpartition('.')[2]} needs {found[2]}. {complete}"
@@ -139,12 +125,37 @@ def explain(message: str, options: Mapping[str, str] | None = None, complete: st
     return _in_one_line(message)
 
 
-def nearest_class(name: str, kind: str) -> str | None:
-    """Return the class of a kind (see `KINDS`) that is spelt most like a name, which may lack ``DataModule``."""
-    if kind not in KINDS:
-        return None
-    base = cast(type, pydoc.locate(KINDS[kind]))
-    classes = {kind.__name__ for kind in (base, *_subclasses(base)) if not inspect.isabstract(kind)}
+def refuse_null(config: Namespace, where: str = "") -> None:
+    """Refuse null for arguments of classes that take none: jsonargparse checks any other value of theirs.
+
+    Args:
+        config: A parsed configuration.
+        where: Where it is within another; opens the error message.
+
+    Raises:
+        InputError: If an argument is null that cannot be.
+    """
+    for key, value in config.items():
+        owner, of_class, name = f".{key}".rpartition(".init_args.")
+        if of_class and value is None:
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_class_arguments(cast(Any, pydoc.locate(config[f"{owner}.class_path".lstrip(".")])), None)
+            try:
+                parser.validate(cast(Any, Namespace)({name: None}), skip_unset=False, skip_required=True)
+            except TypeError as error:
+                shown = f".{where}{key}".replace(".init_args.", ".").lstrip(".")
+                advice = "set a value, or leave it out if it has a default"
+                raise InputError(f"{shown} cannot be null: {advice}.") from error
+        for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            if isinstance(one, Namespace):
+                refuse_null(one, f"{where}{key}.")
+
+
+def nearest_class(name: str, hint: Any) -> str | None:
+    """Return the class that a type hint accepts and that is spelt most like a name, which may lack ``DataModule``."""
+    bases = [base for base in _types_in(hint) if base.__module__ != "builtins"]
+    accepted = {kind for base in bases for kind in (base, *_subclasses(base))}
+    classes = {kind.__name__ for kind in accepted if not inspect.isabstract(kind)}
     known = [name for name in sorted(classes - set(BASES)) if not name.startswith("_")]
     if not name.endswith(SUFFIX) and (found := nearest(name, known)):
         return found
@@ -154,17 +165,17 @@ def nearest_class(name: str, kind: str) -> str | None:
     return None if stem is None else stems[stem]
 
 
-def options_of(parser: Any) -> dict[str, str]:
-    """Return the options of a parser by name, without dashes, with their help."""
+def options_of(parser: Any) -> dict[str, Action]:
+    """Return the options of a parser by name, without dashes."""
     return {
-        option.lstrip("-"): str(action.help or "")
+        option.lstrip("-"): action
         for action in parser._actions
         for option in action.option_strings
         if option.startswith("--") and not option.endswith(("+", ".help"))
     }
 
 
-def _nearest_option(name: str, options: Mapping[str, str], dashes: str) -> str | None:
+def _nearest_option(name: str, options: Mapping[str, Action], dashes: str) -> str | None:
     """Find the nearest option by its last part, or by what the help says: ``learning_rate`` is the help of ``lr``."""
     owned = {
         f"{key}.{argument}": text
@@ -174,7 +185,7 @@ def _nearest_option(name: str, options: Mapping[str, str], dashes: str) -> str |
         for argument, text in _arguments_of(owner).items()
     }
     group, _, last = name.replace("init_args.", "").rpartition(".")
-    known = {**options, **owned}
+    known = {**{option: str(action.help or "") for option, action in options.items()}, **owned}
     siblings = {option: text for option, text in known.items() if option.rpartition(".")[0] == group}
     found = _nearest_in(last, siblings) or _nearest_in(last, known)
     return None if found is None else dashes + found
@@ -191,10 +202,22 @@ def _nearest_in(name: str, options: Mapping[str, str]) -> str | None:
 
 def _arguments_of(class_path: str) -> dict[str, str]:
     """Return the arguments of a class by name, with their help."""
+    return {name: str(action.help or "") for name, action in _options_of_class(class_path).items()}
+
+
+def _options_of_class(class_path: str) -> dict[str, Action]:
     parser = ArgumentParser()
     parser.add_class_arguments(cast(Any, pydoc.locate(class_path)), "it")
-    arguments = {name.removeprefix("it."): text for name, text in options_of(parser).items() if name.startswith("it.")}
-    return {name: text for name, text in arguments.items() if not name.endswith(".help")}
+    return {name.removeprefix("it."): one for name, one in options_of(parser).items() if name.startswith("it.")}
+
+
+def _types_in(hint: Any) -> Iterator[type]:
+    """Return the types that a type hint consists of, such as both of ``list[Teacher] | None``."""
+    if arguments := get_args(hint):
+        for argument in arguments:
+            yield from _types_in(argument)
+    elif isinstance(hint, type):
+        yield hint
 
 
 def _subclasses(base: type) -> Iterator[type]:

@@ -56,12 +56,13 @@ def find_results(source: Path) -> Results | None:
     The folder may be one below that which `mtpano run` has written.
 
     Raises:
-        InputError: If it is a folder without results.
+        InputError: If it is a folder without results, or its results are of other tasks than the page shows.
         FileNotFoundError: If nothing is there.
     """
     if source.is_dir():
         names = sorted({name for path in source.rglob("*") if (name := _stem(path.relative_to(source).as_posix()))})
         if not names:
+            _check_shown(source)
             raise InputError(f"{source} has no results: name a folder that `mtpano run` has written, or an image")
         folder = source
     elif source.exists() and _stem(source.name) is None:
@@ -69,9 +70,22 @@ def find_results(source: Path) -> Results | None:
     else:
         folder, names = source.parent, [_stem(source.name) or source.name]
         if not any(path.exists() for path in _files(folder, names[0]).values()):
+            _check_shown(source)
             raise FileNotFoundError(f"There is no image and no result at {source}.")
     root, start, _ = root_of(folder, names)
     return Results(root, tuple(start + name for name in names))
+
+
+def _check_shown(source: Path) -> None:
+    """Refuse a path that has finished results, of which none is a map that is read."""
+    for root in (source, *source.absolute().parents):
+        name = "" if root == source else source.absolute().relative_to(root).as_posix()
+        finished = (known for known, digest in read_records(root / RECORDS).items() if digest is not None)
+        if any(known == name or not name or known.startswith(f"{name}/") for known in finished):
+            raise InputError(
+                f"{source} has no classes, distances in metres or normals, which is what the page shows: "
+                "predict with another network"
+            )
 
 
 def read_result(folder: Path, name: str, image: Path | None = None) -> Prediction:

@@ -13,7 +13,6 @@ from torch.overrides import TorchFunctionMode
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import check_not_nan, check_weights
-from mtpano_zoo.files.weights import WEIGHTS, read_description, read_tensors
 from mtpano_zoo.image_io import check_panorama_size
 from mtpano_zoo.layers import ENCODERS
 from mtpano_zoo.models import NETWORKS, PanoramaNetwork
@@ -22,27 +21,9 @@ from mtpano_zoo.outputs import weight_type
 from mtpano_zoo.prediction.familiarity import check_familiarity
 from mtpano_zoo.tasks import check_tasks
 
-__all__ = ("assemble", "build_network", "read_network", "transfer", "transferred_card")
+__all__ = ("assemble", "build_network", "transfer", "transferred_card")
 
 INITIALISERS = frozenset(("normal_", "uniform_", "fill_", "zero_", "mul_", "add_", "clamp_", "erfinv_"))
-
-
-def read_network(folder: str | Path, classes: Sequence[str] | None = None) -> PanoramaNetwork:
-    """Read a network that `write_weights` wrote, in evaluation mode and in the precision that it was written in.
-
-    Its weights are mapped from the file: they take memory when they are used, and only once for all processes. Changes
-    to the network never change the file.
-
-    Args:
-        folder: a folder with `model.safetensors` and `config.json`.
-        classes: class names to use instead of its own.
-
-    Raises:
-        FileNotFoundError: If one of the two files is missing.
-        InputError: If a file is damaged, describes no known network, or the weights do not fit.
-    """
-    path = Path(folder) / WEIGHTS
-    return assemble(read_description(folder), read_tensors(path), folder, classes=classes)
 
 
 def assemble(
@@ -94,6 +75,9 @@ def assemble(
             card = {key: value for key, value in card.items() if key not in ("results", "limitations")}
     renewed = classes is not None and list(classes) != arguments.get("classes")
     if renewed:
+        if "classes" not in arguments:  # then its constructor may refuse them
+            described = {"class_path": description["class_path"], "init_args": arguments}
+            _check_classified(build_network(described, source), source)
         arguments |= {"classes": list(classes or ()), "palette": None}
     if palette is not None:
         arguments["palette"] = plain_palette(palette)
@@ -109,7 +93,7 @@ def assemble(
         card = transferred_card(card, source, f"with untrained classifiers for {len(network.classes)} other classes")
     check_weights(network, weights, source)
     network.load_state_dict(dict(weights), assign=True)
-    if len({weight.dtype for weight in weights.values() if weight.is_floating_point()}) == 1:
+    if len({parameter.dtype for parameter in network.parameters()}) == 1:
         network.to(weight_type(network))  # buffers that no file holds are float32 until then
     network.card = card
     return network.eval()
@@ -122,6 +106,8 @@ def _of_tasks(
     network = build_network({"class_path": name, "init_args": arguments}, source)
     if absent := [task for task in tasks if task not in network.tasks]:
         raise InputError(f"{source} has no {' and no '.join(absent)}: its tasks are {', '.join(network.tasks)}.")
+    if tasks == network.tasks:
+        return dict(arguments), dict(weights)
     check_weights(network, weights, source)
     without_classes: dict[str, Any] = {}
     if "semseg" in network.tasks and "semseg" not in tasks:
@@ -154,8 +140,7 @@ def transfer(
         InputError: If the network has no semantic classes, or anything but the classifiers does not fit; the message
             lists what.
     """
-    if "semseg" not in network.tasks:
-        raise InputError(f"{source} predicts {', '.join(network.tasks)} and no classes: leave `classes` out.")
+    _check_classified(network, source)
     fitted, new = dict(weights), []
     for name in network.classifier_parts:
         classifier = cast("nn.Conv2d", network.get_submodule(name))
@@ -169,6 +154,11 @@ def transfer(
                 new.append(key)
     check_weights(network, fitted, source)
     return fitted, new
+
+
+def _check_classified(network: PanoramaNetwork, source: str | Path) -> None:
+    if "semseg" not in network.tasks:
+        raise InputError(f"{source} predicts {', '.join(network.tasks)} and no classes: leave `classes` out.")
 
 
 def transferred_card(card: Mapping[str, Any], source: str | Path, change: str) -> dict[str, Any]:
@@ -209,7 +199,10 @@ def _build(part: type[Any], arguments: Any, source: str | Path) -> Any:
     if not isinstance(arguments, Mapping):
         raise InputError(f"{source} describes {part.__name__} without its arguments: init_args must be a dictionary.")
     if foreign := sorted(part.start_arguments & arguments.keys()):
-        raise InputError(f"{source} asks {part.__name__} to start from {foreign[0]}: a file with weights may not.")
+        raise InputError(
+            f"{source} has weights, so its {part.__name__} cannot start from others: remove {foreign[0]} from its "
+            "init_args."
+        )
     built = {}
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "class_path" in value:

@@ -24,7 +24,7 @@ __all__ = ("commit_of", "download", "fetch", "known_checksum", "verify")
 COMMIT, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 # The client makes folders and files of such names; none of them leads out of its cache.
 NAME = re.compile(r"[\w.+@=-]+(/[\w.+@=-]+)*")
-KNOCKING = 5  # seconds to wait for any answer from the Hub
+HUB_TIMEOUT = 5  # seconds to wait for any answer from the Hub
 
 
 def fetch(entry: Entry, cached_only: bool = False) -> tuple[Path, str]:
@@ -118,7 +118,7 @@ def _reachable() -> bool:
         return True  # the client checks this itself
     session = get_session()
     try:
-        session.head(constants.ENDPOINT, timeout=KNOCKING, follow_redirects=False)
+        session.head(constants.ENDPOINT, timeout=HUB_TIMEOUT, follow_redirects=False)
     except Exception:  # the type depends on the HTTP client that the Hub's client uses
         return False
     return True

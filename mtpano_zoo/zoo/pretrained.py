@@ -22,7 +22,9 @@ def load_pretrained(
 ) -> PanoramaNetwork:
     """Load a network to train it further, as `class_path: Pretrained` in a configuration does.
 
-    Its weights become float32, whatever they were saved in. Its card names the source as upstream, and no scores.
+    Its weights become float32, whatever they were saved in. Its card names the source as upstream, and no scores. What
+    fits only the encoder as it was is left out: the check of familiarity here, an `up_head` by `PanoramaModule`. To
+    predict with the unchanged network, use `mtpano run` or `load_model`.
 
     Args:
         source: see `load_model`.

@@ -26,6 +26,7 @@ from mtpano_zoo.zoo.places import Place, Repository
 __all__ = ("Contents", "read")
 
 CHECKSUM = "model.sha256"
+OWN = "mtpano_zoo"  # the format of an entry whose file needs no conversion
 
 # What a source holds: a description for `assemble`, and weights.
 Contents = tuple[Mapping[str, Any], Mapping[str, Tensor]]
@@ -75,6 +76,13 @@ def _published(entry: Entry) -> Contents:
     description = {**entry.network, "card": entry.card()}
     if entry.packaged:
         return description, _packaged(entry)
+    if entry.format == OWN:
+        return description, _in_float32(read_tensors(fetch(entry)[0]))
+    if entry.format not in FORMATS:
+        raise InputError(
+            f"The entry {entry.name} of checkpoints.yaml has the format {entry.format!r}, which is not one of "
+            f"{', '.join((OWN, *FORMATS))}."
+        )
     checksum = known_checksum(entry)
     if checksum and (weights := _converted(entry, checksum, description)):
         return description, weights
@@ -100,11 +108,16 @@ def _published(entry: Entry) -> Contents:
 
 
 def _packaged(entry: Entry) -> dict[str, Tensor]:
-    """Read weights that come with the package, as float32 whatever their type in the file."""
+    """Read weights that come with the package."""
     content = shipped(entry.file).read_bytes()
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise InputError(f"{entry.file} is not the file that {entry.name} stands for: install mtpano_zoo again.")
-    return {key: x.float() if x.is_floating_point() else x for key, x in load(content).items()}
+    return _in_float32(load(content))
+
+
+def _in_float32(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of an entry as float32, whatever their type in the file."""
+    return {key: x.float() if x.is_floating_point() else x for key, x in weights.items()}
 
 
 def _conversion_folder(entry: Entry, checksum: str) -> Path:

@@ -1,8 +1,11 @@
 """All stages of curation in one go, by the shipped configurations at the tiniest size."""
 
+import pytest
+
 from mtpano_zoo.data import PseudoLabelDataModule
 
 
+@pytest.mark.slow
 def test_three_stages_end_to_end(benchmark, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
     steps = [f"--{name}-steps=1" for name in ("labeler", "discriminator", "student")]

@@ -1,8 +1,10 @@
 """The ablation of DAP's losses at the tiniest size: every loss is trained once, with the terms that its row says."""
 
+import pytest
 import yaml
 
 
+@pytest.mark.slow
 def test_every_row_is_trained_once_with_its_terms(benchmark, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MTPANO_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"

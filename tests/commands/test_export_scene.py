@@ -118,6 +118,15 @@ def test_programs_that_end_a_name_at_a_space_find_every_file(views: int | None, 
     assert {path.with_suffix(".png").relative_to(out / "depth").as_posix() for path in out.rglob("*.npy")} == read
 
 
+def test_poses_may_have_the_names_of_a_scene(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    results, photos = folders
+    export_scene(results, photos, tmp_path / "scene", poses=poses(tmp_path, "a.jpg", "sub/b c.jpg", "sub/b_c.jpg"))
+    written = (tmp_path / "scene/sparse/0/images.txt").read_bytes()
+    assert b" 1 0 0 1 sub/b_c.png" in written  # the exact name counts
+    export_scene(results, photos, tmp_path / "again", poses=tmp_path / "scene/sparse/0/images.txt")
+    assert (tmp_path / "again/sparse/0/images.txt").read_bytes() == written
+
+
 def test_names_that_coincide_without_spaces_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     results, photos = folders
     Image.new("RGB", (32, 16), (90,) * 3).save(photos / "sub" / "b_c.png")

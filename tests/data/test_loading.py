@@ -53,7 +53,9 @@ WORKERS = [
     {},
     {"num_workers": 1},
     {"num_workers": 2, "persistent_workers": True, "prefetch_factor": 3},
-    {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "spawn"},
+    pytest.param(
+        {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "spawn"}, marks=pytest.mark.slow
+    ),
 ]
 
 

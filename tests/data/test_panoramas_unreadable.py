@@ -103,7 +103,8 @@ def test_a_damaged_member_names_archive_and_member(tmp_path, compression):
     assert data.dataset("train")[1]["id"] == "train_b"
 
 
-WORKERS = [{}, {"num_workers": 2}, {"num_workers": 1, "multiprocessing_context": "spawn"}]
+SPAWNED = {"num_workers": 1, "multiprocessing_context": "spawn"}  # starting a process takes seconds
+WORKERS = [{}, {"num_workers": 2}, pytest.param(SPAWNED, marks=pytest.mark.slow)]
 WORKER_NAMES = ["here", "forked", "spawned"]
 
 
@@ -131,7 +132,7 @@ def test_an_epoch_goes_on_without_what_cannot_be_read(root, workers):
     write(root, {"Homes/train/b/rgb.png": b"nothing", "Homes/train/a/depth.png": b"nothing"})
     write(root, {f"Homes/train/{room}/rgb.png": b"nothing" for room in "cd"})
     data = module(root, on_error="skip")
-    for _ in range(1 if "multiprocessing_context" in workers else 2):  # starting a process takes seconds
+    for _ in range(1 if "multiprocessing_context" in workers else 2):
         first, second = loader(data, **workers)
         assert first["id"] == ["train_a"] and set(first) == {"image", "semseg", "normals", "id"}
         assert second["id"] == ["train_c"] and set(second) == {"image", "id", "unreadable"}

@@ -55,6 +55,19 @@ def test_every_batch_has_its_labelled_panoramas_first(ratio):
         assert [name.split("/")[0] for name in batch["id"]] == ["labelled"] * 3 + ["unlabelled"] * 3 * ratio
 
 
+def test_an_epoch_continues_with_the_same_batch_size_only():
+    begun, same, larger = (
+        SemiSupervisedDataModule(Numbers(8), Numbers(20), batch_size=size).train_dataloader() for size in (2, 2, 4)
+    )
+    batches = iter(begun)
+    next(batches)
+    for loader in (same, larger):
+        loader.load_state_dict(begun.state_dict())
+    assert [batch["id"] for batch in same] == [batch["id"] for batch in batches]
+    with pytest.raises(InputError, match="in another order with batch_size 4 than with 2: use 2, or"):
+        next(iter(larger))
+
+
 def test_no_panorama_comes_again_before_all_others():
     data = SemiSupervisedDataModule(Numbers(6), Numbers(9), ratio=2, batch_size=3)
     epochs = [[name for batch in epoch for name in batch["id"]] for epoch in batches(data, 6)]

@@ -94,5 +94,5 @@ def test_part_that_is_not_there_is_named(tmp_path, content):
 
 @pytest.mark.parametrize("options", [{"parts": ["SunCG"]}, {"parts": []}, {"placements": ["Down"]}])
 def test_unknown_options_are_refused(root, options):
-    with pytest.raises(ValueError, match="name one or more of"):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be a list with one or more of "):
         ThreeD60DataModule(root, **options)

@@ -6,10 +6,12 @@ import pytest
 from fake_files import write, write_zip
 from fake_unlabelled import decoded
 from PIL import ExifTags, Image
+from tagged_files import tagged
 
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import GeneratedDataModule, SUN360DataModule, ZInDDataModule
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import Window
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*panoramas of the release")
 
@@ -44,6 +46,16 @@ def test_zind_is_read_for_prediction(kind, tmp_path, zind, check_sample):
         check_sample(sample, {"image": decoded(numbers.pop(sample["id"]))}, 0, 0)
     assert not numbers
     assert sum(len(batch["id"]) for batch in data.predict_dataloader()) == len(samples)
+
+
+def test_a_crop_is_not_taken_for_a_full_panorama(generated):
+    image = generated / "images/000000.png"
+    pixels = np.asarray(Image.open(image))
+    height, width = pixels.shape[:2]
+    tagged(image, pixels, Window(height // 2, width // 2, height, width, 2 * height, 2 * width))
+    data = GeneratedDataModule(generated)
+    with pytest.raises(InputError, match=f"000000.png cannot be used: by its GPano tags it is a crop .* {2 * width} x"):
+        data.dataset("predict")[0]
 
 
 def test_partition_of_zind(zind):

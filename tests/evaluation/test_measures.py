@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from mtpano_zoo.evaluation import agreement, measures
 from mtpano_zoo.evaluation.measures import Alignment, error_of
 from mtpano_zoo.evaluation.regions import away_from_border, band_names, between_poles, core, in_band
-from mtpano_zoo.evaluation.scoring import matched_classes, with_depth
+from mtpano_zoo.evaluation.scoring import matched_classes, turned_label, with_depth
 from mtpano_zoo.sphere import depth_to_points, erp_rays, points_to_normals, rotate, rotation_matrix, solid_angles
 
 H, W = 32, 64
@@ -171,17 +171,15 @@ def test_away_from_boundaries_turned_labels_are_exact():
     """The label of a turned room by resampling is that of casting rays, where it is said to count."""
     depth, axis = room()
     turn = rotation_matrix(pitch=20.0, roll=10.0)
-    from mtpano_zoo.evaluation.scoring import _turned
-
     smooth = measures.away_from_boundaries("depth", depth)
-    label, where = _turned("depth", depth, smooth, turn)
+    label, where = turned_label("depth", depth, smooth, turn)
     rays = torch.einsum("ij,hwj->hwi", turn, erp_rays(H, W))
     true = (torch.tensor([2.0, 1.3, 3.0]) / rays.abs().clamp(min=1e-6)).min(-1).values
     assert where.float().mean() > 0.9
     assert ((label / true).log().abs()[where].mean()) < 0.005
     nearest = rotate(depth[None, None], turn, "depth")[0, 0]
     assert ((nearest / true).log().abs().mean()) > 0.01  # what is avoided
-    seen, where = _turned("semseg", axis, measures.away_from_boundaries("semseg", axis), turn)
+    seen, where = turned_label("semseg", axis, measures.away_from_boundaries("semseg", axis), turn)
     assert (seen == (torch.tensor([2.0, 1.3, 3.0]) / rays.abs().clamp(min=1e-6)).min(-1).indices)[
         where
     ].float().mean() > 0.99

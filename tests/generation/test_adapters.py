@@ -124,6 +124,25 @@ def test_adapters_of_peft_keep_their_strength(tmp_path: Path, settings: dict[str
     torch.testing.assert_close(output(loaded), output(pipe), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("beside", [None, 8])
+def test_layers_without_alpha_are_not_given_that_of_others(tmp_path: Path, beside: int | None) -> None:
+    """Alpha scales B: an adapter whose B is scaled, with alpha = rank, is the same."""
+    weights = {key: value.clone() for key, value in golden.adapter().items()}
+    alphas = {key.replace("lora_B.weight", "alpha"): torch.tensor(1.0) for key in weights if "to_q.lora_B" in key}
+    path = written(tmp_path, weights | alphas)
+    if beside:
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": beside}))
+    pipe = golden.pipeline()
+    assert load_adapter(pipe, path) == 14
+    for key in weights:
+        if "lora_B" in key:
+            weights[key] *= 1 / RANK if "to_q" in key else (beside or RANK) / RANK
+    (tmp_path / "scaled").mkdir()
+    plain = golden.pipeline()
+    plain.load_lora_weights(str(tmp_path / "scaled"), weight_name=written(tmp_path / "scaled", weights).name)
+    torch.testing.assert_close(output(pipe), output(plain), atol=1e-5, rtol=0)
+
+
 def test_an_existing_adapter_is_continued(tmp_path: Path) -> None:
     path = written(tmp_path, golden.adapter(), {"lora_adapter_metadata": json.dumps(QUARTER)})
     pipe = golden.pipeline()

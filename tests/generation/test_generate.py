@@ -321,7 +321,7 @@ def test_refused_prompts_do_not_replace_the_captions(tmp_path: Path, monkeypatch
     after = [Wanted("000000_0", "a street", 3), Wanted("000001_0", "a red room", 1), Wanted("000002_0", "a hall", 4)]
     # The hall comes first; the list is written before the other two are checked.
     report = make(Stub(), after, tmp_path, {}, process=2, processes=3)
-    assert (report.labelled, sorted(report.failed)) == (["000002_0"], ["000000_0", "000001_0"])
+    assert (report.done, sorted(report.failed)) == (["000002_0"], ["000000_0", "000001_0"])
     assert list(prompts_in(tmp_path).values()) == ["a red room", "a blue room", "a hall"]
     rows = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
     assert [row["seed"] for row in rows] == [1, 2, 4]

@@ -10,7 +10,7 @@ from golden_dit360 import filled
 
 from mtpano_zoo import sphere
 from mtpano_zoo.errors import InputError
-from mtpano_zoo.generation.losses import FlowLoss, published_cube, published_yaw
+from mtpano_zoo.generation.losses import FlowLoss, dit360_cube, published_yaw
 
 TABLES = json.loads((golden.FOLDER / "training.json").read_text())
 PLAIN = {"cube": 0.5, "yaw": 0.5, "cube_sampling": "published", "first_epoch": 2}
@@ -87,12 +87,12 @@ def test_published_sampling(stored: dict[str, torch.Tensor]) -> None:
         inner = geometry[f"yaw{degrees}/published_rule64"][:, 1:-1].float()
         torch.testing.assert_close(found[:, 1:-1], inner, atol=1e-5, rtol=0)
         assert torch.equal(erp[0].roll(-round(32 * degrees / 360), -1), geometry[f"yaw{degrees}/right_roll"])
-    torch.testing.assert_close(published_cube(erp, 8)[0], geometry["cube/published"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(dit360_cube(erp, 8)[0], geometry["cube/published"], atol=1e-5, rtol=0)
     right = sphere.to_cubemap(erp.double(), 8)[0]
     torch.testing.assert_close(right, geometry["cube/right64"], atol=1e-9, rtol=0)
     for name in ("pred", "target"):
         maps = stored["pad1/pred" if name == "pred" else "target"]
-        torch.testing.assert_close(published_cube(maps, 4), stored[f"cube/{name}"], atol=3e-5, rtol=0)
+        torch.testing.assert_close(dit360_cube(maps, 4), stored[f"cube/{name}"], atol=3e-5, rtol=0)
         for degrees in (60, 180, 300):
             found = published_yaw(maps, degrees)
             torch.testing.assert_close(found, stored[f"yaw{degrees}/{name}"], atol=3e-5, rtol=0)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from mtpano_zoo.labeling.depth_anywhere_faces import (
     FACES,
-    published_cube,
+    depth_anywhere_cube,
     published_face_disparity,
     published_rotate,
 )
@@ -27,12 +27,12 @@ def golden():
 def test_rotation_and_faces_are_the_published_ones(golden, mode, atol):
     turned = published_rotate(golden["rotate_equi"], golden["rotate_rotation_matrix"], mode)
     assert_close(turned, golden[f"rotate_{mode}"], rtol=0, atol=atol)
-    faces = published_cube(golden["e2c_equi"], 16, mode)
+    faces = depth_anywhere_cube(golden["e2c_equi"], 16, mode)
     assert_close(faces.flatten(0, 1), golden[f"e2c_fov90.0_{mode}"], rtol=0, atol=atol)
 
 
 def test_wider_faces_are_the_published_ones(golden):
-    faces = published_cube(golden["e2c_equi"], 16, "nearest", fov=100)
+    faces = depth_anywhere_cube(golden["e2c_equi"], 16, "nearest", fov=100)
     assert torch.equal(faces.flatten(0, 1), golden["e2c_fov100.0_nearest"])
 
 

@@ -61,7 +61,7 @@ def test_another_image_replaces_only_what_it_is_told_to(folder):
     assert ledger.wants(item("room", NEW))
     assert ledger.write(item("room", NEW), FILES)
     assert folder.origin("room") == NEW
-    assert ledger.report.labelled == ledger.report.replaced == ["room"]
+    assert ledger.report.done == ledger.report.replaced == ["room"]
     assert not Ledger(folder, overwrite=True).wants(item("room", NEW))
 
 

@@ -1,8 +1,6 @@
 """Masks by words and by classes: tiny random networks, compared with the library's own processing and by hand."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.datamodule import ImageFiles
 from mtpano_zoo.labeling.masks import ClassMasker, GroundedMasker, Masker, shrink_masks
 from mtpano_zoo.labeling.module import Labeler, TooLittleLeftError
-from mtpano_zoo.labeling.run import label
+from mtpano_zoo.labeling.run import build_parser, label
 from mtpano_zoo.labeling.teachers import OracleTeacher
 from mtpano_zoo.labeling.views import CubeViews
 from mtpano_zoo.resize import resize
@@ -131,16 +129,13 @@ def test_classes_of_a_network_of_the_zoo_are_masks():
 
 
 def test_a_configuration_names_classes_and_network_without_their_modules(tmp_path: Path):
+    """Which a process finds if it imports them: `test_import_graph.py` sees to that."""
     network = {"class_path": "Pretrained", "init_args": {"source": "mtpano-small.photos"}}
     config = tmp_path / "masks.yaml"
     config.write_text(yaml.safe_dump({"masker": {"class_path": "ClassMasker", "init_args": {"network": network}}}))
-    code = (
-        "import sys; from mtpano_zoo.labeling.run import build_parser; "
-        "print(build_parser().parse_args(['photos', '--config', sys.argv[1], '--out', 'masked']).masker.class_path)"
-    )
-    # In a process of its own, as other tests import the classes.
-    done = subprocess.run([sys.executable, "-c", code, str(config)], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "mtpano_zoo.labeling.masks.ClassMasker", done.stderr[-2000:]
+    parsed = build_parser().parse_args(["photos", "--config", str(config), "--out", "masked"])
+    assert parsed.masker.class_path == "mtpano_zoo.labeling.masks.ClassMasker"
+    assert parsed.masker.init_args.network.class_path == "mtpano_zoo.zoo.pretrained.Pretrained"
 
 
 class Upper(Masker):
@@ -178,7 +173,7 @@ def test_the_merged_mask_covers_all_that_gets_no_label(teachers, tmp_path):
     Image.fromarray(tripod).save(tmp_path / "tripod.png")
     options = {"height": 32, "width": 64, "masker": Upper(0.25), "min_valid": 0}
     labeler = Labeler(CubeViews(size=16), teachers, invalid_mask=tmp_path / "tripod.png", **options)
-    assert len(label(ImageFiles([photos], out), out, labeler, settings={}, trainer=TINY["trainer"]).labelled) == 2
+    assert len(label(ImageFiles([photos], out), out, labeler, settings={}, trainer=TINY["trainer"]).done) == 2
     samples = PseudoLabelDataModule(out, height=32, width=64, tasks=["depth"] if teachers else []).dataset("train")
     for sample in (samples[0], samples[1]):
         hidden = ~seen[sample["id"]] | tripod | (np.arange(32)[:, None] < 8)

@@ -26,7 +26,7 @@ def test_one_sentence(error, sentence):
 
 
 def test_summary_and_exit_code():
-    report = LabelReport(labelled=["a", "b"], seconds=4)
+    report = LabelReport(done=["a", "b"], seconds=4)
     assert report.summary() == "2 labelled (0.50 per second)"
     assert report.exit_code == 0
     report = LabelReport(["a"], ["b", "c"], {"d": "is damaged"}, ["a"], {"a": 7}, {"a": 2}, seconds=0.5)

@@ -146,7 +146,7 @@ def test_from_python(tmp_path, whole):
     teacher = OracleTeacher(scale=0.2, noise=0.05, wrong_classes=0.1)
     labeler = Labeler(RandomViews(count=5, size=32), [teacher], height=HEIGHT, width=WIDTH)
     report = label(backwards, tmp_path / "out", labeler, settings={"of": "mine"}, trainer=TINY["trainer"], writers=3)
-    assert sorted(report.labelled) == [f"train-{i:06d}" for i in range(ROOMS)]
+    assert sorted(report.done) == [f"train-{i:06d}" for i in range(ROOMS)]
     mine, theirs = (
         {key: data for key, data in labels_of(root).items() if not key.startswith(("manifest.json", "origins/"))}
         for root in (tmp_path / "out", whole)
@@ -212,6 +212,6 @@ def test_few_panoramas_wait_for_the_threads_that_fuse(tmp_path):
     rooms = RoomsDataset("train", 8, HEIGHT, WIDTH)
     labeler = Counted(RandomViews(count=5, size=32), [OracleTeacher()], height=HEIGHT, width=WIDTH)
     report = label(rooms, tmp_path / "out", labeler, settings={}, trainer=TINY["trainer"], writers=2)
-    assert len(report.labelled) == 8
+    assert len(report.done) == 8
     assert labeler.waiting == 0 and labeler.most <= 3
     assert 1 <= len(labeler.threads) <= 2 and threading.main_thread() not in labeler.threads

@@ -143,7 +143,7 @@ def test_what_fails_in_a_thread_concerns_one_panorama(tmp_path):
     rooms = RoomsDataset("train", 4, HEIGHT, WIDTH)
     labeler = MissesAFile(RandomViews(count=5, size=32), [OracleTeacher()], height=HEIGHT, width=WIDTH)
     report = label(rooms, tmp_path / "out", labeler, settings={}, trainer=TINY["trainer"], writers=1)
-    assert len(report.labelled) == 3
+    assert len(report.done) == 3
     assert list(report.failed) == ["train-000001"] and "extra.npy" in report.failed["train-000001"]
 
 
@@ -152,7 +152,7 @@ def test_two_panoramas_of_one_id(tmp_path):
     twice = torch.utils.data.ConcatDataset([rooms, rooms])
     labeler = Labeler(RandomViews(count=5, size=32), [OracleTeacher()], height=HEIGHT, width=WIDTH)
     report = label(twice, tmp_path / "out", labeler, settings={}, trainer=TINY["trainer"])
-    assert len(report.labelled) == 2
+    assert len(report.done) == 2
     assert report.failed.keys() == {"train-000000", "train-000001"}
     assert report.exit_code == 1
 
@@ -185,7 +185,7 @@ def test_ids_that_lead_elsewhere(known, tmp_path):
     before = labels_of(tmp_path)
     report = label(Named([*BAD, "other"], known), out, labeler, **options)
     assert report.exit_code == 1
-    assert report.labelled == ["other"] and not report.skipped
+    assert report.done == ["other"] and not report.skipped
     assert len(report.failed) == len(BAD) and all(line.startswith("The id ") for line in report.failed.values())
     after = labels_of(tmp_path)
     assert json.loads(after.pop("labels/db_info/panomtdu_train.json")) == ["good", "other"]

@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_nothing_of_the_panorama(root, failing, monkeypatch):
 
             return patched
 
-    operations = {"write_bytes": len(FILES) + 1, "rename": 3}[failing]
+    operations = {"write_bytes": len(FILES) + 1, "rename": 2}[failing]
     for last in range(operations):
         with LabelFolder(root) as folder:
             with monkeypatch.context() as patch:
@@ -182,6 +182,29 @@ def test_processes_that_write_the_same_panoramas(root):
     assert found == expected | {"manifest.json": b"{}"}
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_only_one_of_two_processes_counts_a_panorama_as_written_by_it(links, tmp_path, monkeypatch):
+    """The other one writes it before step `first`, the last of which makes it finished."""
+
+    def unsupported(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", unsupported)
+    counted = []
+    for first in range(3):
+        root = tmp_path / str(first)
+        root.mkdir()
+        (root / "manifest.json").write_text("{}")
+        with LabelFolder(root) as other, LabelFolder(root) as mine:
+            write = partial(other.write, "room", b"jpeg", FILES)
+            steps = Steps(root, [files_of(b"jpeg", FILES)], -1, first, lambda write=write: counted.append(write()))
+            with steps.taken():
+                counted.append(mine.write("room", b"jpeg", FILES))
+        assert steps.number > first
+    assert counted == [True, False] * 3
+
+
 def test_lists_grow_and_forget_what_is_gone(root):
     with LabelFolder(root) as folder:
         for name in ("c", "a", "b"):
@@ -236,7 +259,7 @@ class Steps:
 
     @contextlib.contextmanager
     def taken(self):
-        names = ("rename", "replace", "unlink")
+        names = ("rename", "replace", "unlink", "hardlink_to")
         self.original = {name: getattr(Path, name) for name in names}
         with pytest.MonkeyPatch.context() as self.patch:
             for name in names:

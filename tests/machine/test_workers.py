@@ -8,7 +8,6 @@ from waiting import until
 
 from mtpano_zoo.machine import workers
 from mtpano_zoo.machine.workers import asked_to_stop, stoppable
-from mtpano_zoo.run.output import Saving, _save
 
 
 @pytest.fixture(params=[0, 2])
@@ -68,27 +67,6 @@ def test_processes_have_the_threads_that_they_are_given(monkeypatch):
     with stoppable(1, threads=3) as executor:
         assert executor.submit(torch.get_num_threads).result() == 3
     assert not asked_to_stop()
-
-
-def test_a_writer_that_is_asked_to_stop_completes_its_file(tmp_path):
-    written = []
-
-    class Slow:
-        def save_each(self, *_, **__):
-            for i in range(5):
-                written.append(i)
-                if i == 2:
-                    begun.set()
-                    until(asked_to_stop)
-                yield i
-
-    begun = threading.Event()
-    with pytest.raises(KeyboardInterrupt), stoppable(0) as executor:
-        for name in "ab":
-            executor.submit(_save, Slow(), tmp_path, name, Saving(panel=True))
-        assert begun.wait(100)
-        raise KeyboardInterrupt
-    assert written == [0, 1, 2]
 
 
 def test_a_process_that_has_nothing_to_do_ends_too(monkeypatch):

@@ -101,6 +101,19 @@ def test_periods_that_were_rounded_are_kept(published: dict[str, Tensor]) -> Non
     rounded = dap(published | {key: periods})
     assert torch.equal(rounded.encoder.vit.rope.periods, periods)
     assert torch.equal(copy.deepcopy(rounded).double().encoder.vit.rope.periods, periods.double())
+    half = copy.deepcopy(rounded).half()
+    assert torch.equal(half.encoder.vit.rope.periods, periods)
+    assert half.state_dict().keys() == rounded.state_dict().keys()
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_a_file_in_half_precision_is_read_again(network: DAP, precision: torch.dtype, tmp_path: Path) -> None:
+    half = copy.deepcopy(network).to(precision)
+    half.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {precision}
+    image = GOLDEN["infer_raw/image_rgb_u8"].numpy()
+    assert np.allclose(loaded.predict(image).depth, half.predict(image).depth, rtol=0.02, atol=0.01)
 
 
 def test_every_key_is_used_once(published: dict[str, Tensor]) -> None:

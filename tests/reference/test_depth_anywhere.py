@@ -207,6 +207,17 @@ def test_prepared_for_inference_it_computes_the_same(
     assert (found - expected).abs().max() < TOLERANCES[student]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_files_in_half_precision_hold_the_same_weights_rounded(
+    student: str, state: Mapping[str, Tensor], dtype: torch.dtype
+) -> None:
+    rounded = {key: x.to(dtype) if x.is_floating_point() else x for key, x in state.items()}
+    expected, found = FORMATS[student].convert(state), FORMATS[student].convert(rounded)
+    assert found.keys() == expected.keys()
+    for key, x in expected.items():
+        assert torch.equal(found[key], x.to(dtype).float() if x.is_floating_point() else x), key
+
+
 def test_keys_that_do_not_fit_are_named(student: str, state: dict[str, Tensor]) -> None:
     missing, reshaped = sorted(key for key in weights(student) if key.endswith(".weight"))[-2:]
     wrong = {key: x for key, x in state.items() if key != missing} | {"epoch": torch.zeros(1), reshaped: torch.zeros(3)}

@@ -14,7 +14,9 @@ from waiting import until
 from mtpano_zoo.cli import main
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import find_images
+from mtpano_zoo.machine.workers import asked_to_stop
 from mtpano_zoo.prediction import pipeline
+from mtpano_zoo.prediction.maps import Prediction
 from mtpano_zoo.run import RunReport, run
 from mtpano_zoo.run import images as module
 from mtpano_zoo.run import output as writing
@@ -275,6 +277,31 @@ def test_failures_are_told_in_the_order_of_the_images(tmp_path, monkeypatch):
     report = run(images, network, tmp_path / "out", progress=False)
     assert list(report.failed) == [images[i] for i in (0, 2, 3, 4)] and report.written == [images[1], images[5]]
     assert "the results of" in report.failed[images[3]] and "the disk is full" in report.failed[images[3]]
+
+
+def test_an_interrupt_ends_the_writing_after_the_file_in_work(tmp_path, monkeypatch):
+    written, begun = [], threading.Event()
+
+    def save_slowly(*_, **__):
+        for i in range(5):
+            written.append(i)
+            if i == 2:
+                begun.set()
+                until(asked_to_stop)
+            yield i
+
+    class Interrupted(Brightness):
+        def forward(self, image):
+            if self.batches:
+                assert begun.wait(100)
+                raise KeyboardInterrupt
+            return super().forward(image)
+
+    monkeypatch.setattr(Prediction, "save_each", save_slowly)
+    images = [save(tmp_path / f"{name}.png") for name in "ab"]
+    with pytest.raises(KeyboardInterrupt):
+        run(images, Interrupted(), tmp_path / "out", progress=False)
+    assert written == [0, 1, 2]
 
 
 def test_a_device_that_is_not_there_is_told_before_the_network_works(tmp_path):

@@ -16,7 +16,6 @@ from mtpano_zoo.sphere import (
     rays_to_pixels,
     rotate_rays,
     rotation_matrix,
-    stereographic_rays,
     unit,
 )
 
@@ -135,14 +134,6 @@ def test_cube_faces_look_where_they_should():
     assert ((front[-1] * down[0]).sum(-1) > 0.8).all()
 
 
-def test_stereographic_rays():
-    rays = stereographic_rays(5, 5, fov=300.0, dtype=torch.float64)
-    assert_close(rays.norm(dim=-1), torch.ones(5, 5, dtype=torch.float64))
-    assert_close(rays[2, 2], FORWARD.double())
-    angle = torch.acos(rays[2, 3, 2])  # one of five columns from the centre: 2/5 of the way to the border
-    assert_close(torch.tan(angle / 2), torch.tensor(0.4 * math.tan(math.radians(75)), dtype=torch.float64))
-
-
 def test_unit_keeps_zero_and_its_gradient():
     vectors = torch.tensor([[3.0, 0, 4], [0, 0, 0]], requires_grad=True)
     out = unit(vectors)
@@ -160,7 +151,6 @@ def test_unit_keeps_zero_and_its_gradient():
         (lambda: perspective_rays(4, 4, fov=180.0), "between 0 and 180"),
         (lambda: perspective_rays(4, 4, intrinsics=torch.eye(4)), r"\(\.\.\., 3, 3\)"),
         (lambda: perspective_rays(4, 4, fov=90.0, rotation=torch.eye(2)), "rotation"),
-        (lambda: stereographic_rays(4, 4, fov=360.0), "between 0 and 360"),
         (lambda: rays_to_pixels(torch.zeros(3, 2), 4, 8), "rays must be"),
         (lambda: rotate_rays(torch.zeros(3), torch.eye(3)), "rays must be"),
     ],

@@ -164,6 +164,15 @@ def test_a_refused_run_leaves_no_folder(folder, capsys, option):
     assert [path.name for path in (folder / "runs").iterdir()] == ["version_0"]
 
 
+@pytest.mark.usefixtures("tiny_network_is_known")
+def test_a_first_run_that_is_refused_leaves_none_either(folder, capsys):
+    log = "--trainer.logger={class_path: TensorBoardLogger, init_args: {save_dir: logs/of/mine, name: ''}}"
+    for options in ([], [log]):
+        assert mtpano(["fit", "--config", "tiny.yaml", "--model.warmup_steps=-1", *options]) == 1
+        assert "warmup_steps must not be negative" in capsys.readouterr().err
+        assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
+
+
 @pytest.mark.parametrize("states", [[], [{}], [{"state": {}, "param_groups": [{}]}], None, ["a"]])
 def test_a_damaged_state_of_the_optimiser_is_refused(folder, capsys, states):
     assert mtpano(["fit", "--config", "tiny.yaml", "--trainer.max_epochs=1"]) == 0

@@ -12,7 +12,7 @@ from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.curation.scoring import load_discriminator
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.patch_discriminator import PatchDiscriminator
-from mtpano_zoo.training.curation import DepthQualityModule, _estimation_error
+from mtpano_zoo.training.curation import DepthQualityModule, estimation_error
 
 SIZE = (16, 32)
 
@@ -118,15 +118,15 @@ def test_estimates_from_the_image_learn_the_log_distance():
     depth = torch.tensor([[1.0, 1.0, 4.0, 4.0], [1.0, 0.0, 4.0, 4.0]])[None].exp()
     depth[0, 1, 1] = 0  # does not count
     right = torch.tensor([[[[1.0, 4.0]]]])
-    assert float(_estimation_error([right], depth)) == pytest.approx(0, abs=1e-5)
+    assert float(estimation_error([right], depth)) == pytest.approx(0, abs=1e-5)
     wrong = torch.tensor([[[[1.0, 4.7]]]])
-    assert float(_estimation_error([right, wrong], depth)) == pytest.approx(0.7 * 4 / 7 / 2, rel=1e-4)
+    assert float(estimation_error([right, wrong], depth)) == pytest.approx(0.7 * 4 / 7 / 2, rel=1e-4)
     training = module()
     batch = {key: torch.stack([sample(i)[key] for i in range(2)]) for key in ("image", "depth")}
     labels = batch["depth"], training._predict(batch["image"])
     logits, estimates = training.discriminator.judge(batch["image"], torch.stack(labels, 1))
     real, fake = (training._loss(batch, logits[:, i], label, real=not i) for i, label in enumerate(labels))
-    expected = (real + fake) / 2 + _estimation_error(estimates, batch["depth"])
+    expected = (real + fake) / 2 + estimation_error(estimates, batch["depth"])
     torch.testing.assert_close(training.training_step(batch, 0), expected)
 
 

@@ -39,6 +39,8 @@ def test_what_is_no_configuration_is_told(tmp_path):
         build_data("rooms", config=config)
     with pytest.raises(InputError, match=r"there is no class nowhere\.at\.All"):
         build_data("nowhere.at.All")
+    with pytest.raises(InputError, match=r"mtpano_zoo\.data\.RoomDataModule; did you mean RoomsDataModule"):
+        build_data("mtpano_zoo.data.RoomDataModule")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import logging
 import pytest
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tiny_training import TinyDataModule
 
@@ -58,6 +59,11 @@ CALLBACK = '--trainer.callbacks=[{"class_path": "ModelCheckpoint", "init_args": 
         ([*QUICK, "--model.network.class_path=PDBridgeNett"], "no class PDBridgeNett; did you mean PDBridgeNet? Name"),
         ([*QUICK, "--model.network=PDBridgeNett"], "no class PDBridgeNett; did you mean PDBridgeNet? Name"),
         ([*QUICK, "--model.network=mtpano_zoo.models.PDBridgeNett"], "PDBridgeNett; did you mean PDBridgeNet?"),
+        ([*QUICK, "--model.network.encoder=ViTEncoderr"], "no class ViTEncoderr; did you mean ViTEncoder?"),
+        (
+            [*QUICK, "--data=SemiSupervisedDataModule", "--data.labelled=RoomDataModule"],
+            "data.labelled: there is no class RoomDataModule; did you mean RoomsDataModule?",
+        ),
         ([*QUICK, "--model.network=no_such_module.Network"], "model.network: there is no class no_such_module.Network"),
         ([*QUICK, "--data", "RoomDataModule"], "data: there is no class RoomDataModule; did you mean RoomsDataModule?"),
         ([*QUICK, "--data", "rooms"], "data: there is no class rooms; did you mean RoomsDataModule?"),
@@ -83,6 +89,8 @@ CALLBACK = '--trainer.callbacks=[{"class_path": "ModelCheckpoint", "init_args": 
         ([*QUICK, "--trainer.accelerator=gpuu"], "invalid accelerator name: `accelerator='gpuu'`"),
         ([*QUICK, "--trainer.devices=0"], "`Trainer(devices='0')` value is not a valid input using cpu"),
         ([*QUICK, "--trainer.max_epochs=-7"], "`max_epochs` must be a non-negative integer or -1"),
+        ([*QUICK, "--model.lr=null"], "model.lr cannot be null: set a value, or leave it out if it has a default."),
+        ([*QUICK, "--data.batch_size=null"], "data.batch_size cannot be null: set a value"),
         ([*QUICK, "--model.lr=-1"], "lr, encoder_lr and weight_decay must not be negative, but are -1.0"),
         ([*QUICK, "--seed_everything=-5"], "seed_everything is a whole number from 0 to 4294967295, not -5."),
         ([*QUICK, "--seed_everything=x"], "seed_everything cannot be x. It takes bool, int."),
@@ -106,6 +114,12 @@ def test_a_wrong_option_is_one_sentence_with_the_right_name(options, sentence, t
         ({"trainer": {"max_epoch": 1}}, "There is no option trainer.max_epoch; did you mean trainer.max_epochs?"),
         ({"trainer": {"callbacks": [{"class_path": "ModelChekpoint"}]}}, "did you mean ModelCheckpoint?"),
         ({"model": {"metrics": {"depth": {"class_path": "DepthMetric"}}}}, "did you mean DepthMetrics?"),
+        ({"model": {"warmup_steps": None}}, "model.warmup_steps cannot be null: set a value, or leave it out"),
+        ({"model": {"network": {"init_args": {"bridge_width": None}}}}, "model.network.bridge_width cannot be null"),
+        (
+            {"trainer": {"callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"mode": None}}]}},
+            "trainer.callbacks.mode cannot be null",
+        ),
         ({"model": {"network": {"init_args": {"encodr": 1}}}}, "no argument encodr; did you mean encoder?"),
     ],
 )
@@ -122,7 +136,9 @@ def test_a_wrong_name_in_a_file_too(written, sentence, tmp_path, capsys):
         (["--max_hieght=3"], "There is no option --max-hieght; did you mean --max-height?"),
         (["--listed_as=vall"], "--listed-as cannot be vall; did you mean val? It takes train, val, test."),
         (["--teachers.class_path=OracleTeacherr"], "did you mean OracleTeacher?"),
+        (["--views.count=null"], "views.count cannot be null: set a value"),
         (["--views.class_path=RandomView"], "did you mean RandomViews?"),
+        (["--masker=GroundMasker"], "did you mean GroundedMasker?"),
         (["--data=RoomDataModule"], "did you mean RoomsDataModule?"),
     ],
 )
@@ -132,11 +148,12 @@ def test_the_same_for_label(options, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
-def test_a_class_is_found_among_those_of_its_kind():
-    assert nearest_class("Rooms", "data") == "RoomsDataModule"
-    assert nearest_class("TinyDataModul", "data") == TinyDataModule.__name__  # whatever is imported
-    assert nearest_class("DepthMetrics", "data") is nearest_class("XyzDataModule", "data") is None
-    assert nearest_class("PDBridgeNett", "unknown_key") is None
+def test_a_class_is_found_among_those_that_an_argument_takes():
+    for hint in (LightningDataModule, LightningDataModule | None, list[LightningDataModule] | bool):
+        assert nearest_class("Rooms", hint) == "RoomsDataModule"
+        assert nearest_class("TinyDataModul", hint) == TinyDataModule.__name__  # whatever is imported
+        assert nearest_class("DepthMetrics", hint) is nearest_class("XyzDataModule", hint) is None
+    assert nearest_class("RoomsDataModul", str | int) is nearest_class("RoomsDataModul", None) is None
 
 
 def test_shipped_configurations_that_are_not_complete_say_what_they_go_after():

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from everything import Everything, results_of_two
 from PIL import Image
 
@@ -33,6 +34,24 @@ def test_a_path_names_all_results_or_one(results: Path) -> None:
         find_results(results / "c")
     with pytest.raises(InputError, match="photos has no results"):
         find_results(results.parent / "photos")
+
+
+class Relative(Everything):
+    tasks, classes = ("disparity",), ()
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"disparity": image.mean(1, keepdim=True) * self.scale}
+
+
+def test_results_without_anything_that_the_page_shows(results: Path) -> None:
+    photos, out = results.parent / "photos", results.parent / "relative"
+    run([photos], Relative(), out, progress=False, panel=False)
+    assert (out / "a_relative_disparity.npy").exists()
+    for source in (out, out / "sub", out / "a", out / "sub" / "b c"):
+        with pytest.raises(InputError, match=r"has no classes, distances in metres or normals, which is what the page"):
+            find_results(source)
+    with pytest.raises(FileNotFoundError, match="no image and no result"):
+        find_results(out / "c")
 
 
 def test_a_folder_below_the_results_has_their_manifest(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from mtpano_zoo import load_model
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.files.checkpoint import describe_network
 from mtpano_zoo.files.weights import write_weights
-from mtpano_zoo.models import NETWORKS, PDBridgeNet
-from mtpano_zoo.zoo.building import build_network, read_network, transfer, transferred_card
+from mtpano_zoo.models import NETWORKS, PanoramaNetwork, PDBridgeNet
+from mtpano_zoo.zoo.building import build_network, transfer, transferred_card
 
 CLASSES = ("wall", "floor", "door", "window", "lamp")
 CLASSIFIERS = {
@@ -40,7 +40,7 @@ def write(network: Any, folder: Path, **card: Any) -> Path:
 def test_a_network_comes_back_bitwise(tmp_path: Path, tiny_network, convention: str, encoder: str) -> None:
     sizes = {} if "xcit" not in encoder else {"width": None, "heads": None, "depth": None}
     network = tiny_network(convention=convention, encoder={"name": encoder, **sizes}).eval()
-    loaded = read_network(write(network, tmp_path, description="tiny"))
+    loaded = load_model(write(network, tmp_path, description="tiny"))
 
     assert type(loaded) is type(network) and not loaded.training
     assert loaded.card == {"description": "tiny"}
@@ -60,7 +60,7 @@ def test_a_network_comes_back_bitwise(tmp_path: Path, tiny_network, convention: 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_precision_is_kept(tmp_path: Path, tiny_network, precision: torch.dtype) -> None:
     network = tiny_network().eval().to(precision)
-    loaded = read_network(write(network, tmp_path))
+    loaded = load_model(write(network, tmp_path))
     assert {p.dtype for p in loaded.parameters()} == {precision}
     image = torch.rand(3, 32, 64)
     ours, theirs = network.predict(image), loaded.predict(image)
@@ -70,7 +70,7 @@ def test_precision_is_kept(tmp_path: Path, tiny_network, precision: torch.dtype)
 def test_reading_neither_draws_random_numbers_nor_leaves_anything_behind(tmp_path: Path, tiny_network) -> None:
     write(tiny_network(), tmp_path)
     before = torch.get_rng_state()
-    read_network(tmp_path)
+    load_model(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
@@ -99,7 +99,7 @@ def test_weights_are_mapped_from_the_file_and_take_no_memory_of_their_own(tmp_pa
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("only Linux tells what is mapped")
-    network = read_network(write(tiny_network(), tmp_path))
+    network = load_model(write(tiny_network(), tmp_path))
     lines = [line for line in maps.read_text().splitlines() if line.endswith(str(tmp_path / "model.safetensors"))]
     ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
     assert all(any(a <= value.data_ptr() < b for a, b in ranges) for value in network.state_dict().values())
@@ -118,7 +118,7 @@ def test_other_threads_build_networks_meanwhile(tmp_path: Path, tiny_network, mo
 
     write(tiny_network(), tmp_path)
     monkeypatch.setitem(NETWORKS, "PDBridgeNet", Meanwhile)
-    network = read_network(tmp_path)
+    network = load_model(tmp_path)
     assert not any(parameter.is_meta for module in (network, *built) for parameter in module.parameters())
 
 
@@ -144,7 +144,7 @@ def test_networks_are_built_while_another_thread_builds_a_module(tiny_network: C
 
 
 def test_training_a_loaded_network_does_not_change_its_file(tmp_path: Path, tiny_network) -> None:
-    network = read_network(write(tiny_network(), tmp_path))
+    network = load_model(write(tiny_network(), tmp_path))
     before = (tmp_path / "model.safetensors").read_bytes()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     network.train()(torch.rand(2, 3, 32, 64))["depth"].mean().backward()
@@ -155,10 +155,10 @@ def test_training_a_loaded_network_does_not_change_its_file(tmp_path: Path, tiny
 
 
 def test_a_network_can_be_written_over_the_file_that_it_was_read_from(tmp_path: Path, tiny_network) -> None:
-    network = read_network(write(tiny_network(), tmp_path))
+    network = load_model(write(tiny_network(), tmp_path))
     expected = {name: value.clone() for name, value in network.state_dict().items()}
     write(network, tmp_path)
-    again = read_network(tmp_path)
+    again = load_model(tmp_path)
     assert all(torch.equal(value, expected[name]) for name, value in again.state_dict().items())
 
 
@@ -194,7 +194,7 @@ def descriptions(description: dict[str, Any]) -> dict[str, tuple[Any, str]]:
         "heads": (encoded(heads=0), "arguments that ViTEncoder does not take"),
         "depth": (encoded(depth="four"), "arguments that ViTEncoder does not take"),
         "timm": (encoded(name=3), "arguments that ViTEncoder does not take"),
-        "start": (encoded(pretrained=True), "asks ViTEncoder to start from pretrained: a file with weights may not"),
+        "start": (encoded(pretrained=True), "its ViTEncoder cannot start from others: remove pretrained"),
         "hub": (encoded(name="hf-hub:user/vit"), "timm has no architecture 'hf-hub:user/vit'"),
     }
 
@@ -204,7 +204,7 @@ def test_what_describes_no_network_is_refused(tmp_path: Path, tiny_network: Call
     for wrong, (description, sentence) in descriptions(json.loads((folder / "config.json").read_text())).items():
         (folder / "config.json").write_text(json.dumps(description))
         with pytest.raises(InputError, match=sentence) as caught:
-            read_network(folder)
+            load_model(folder)
         assert "\n" not in str(caught.value) and str(folder) in str(caught.value), wrong
 
 
@@ -216,6 +216,27 @@ def test_a_description_builds_what_it_was_taken_from(tiny_network: Callable[...,
         name: x.shape for name, x in network.state_dict().items()
     }
     assert all(parameter.is_meta for parameter in twin.parameters())
+
+
+class Plain(PanoramaNetwork):
+    """A network of one task, which it has no arguments for."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__(["depth"], (16, 32))
+        self.measure = torch.nn.Conv2d(width, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"depth": self.measure(image).exp()}
+
+
+def test_a_network_without_choice_of_tasks_keeps_those_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NETWORKS, "Plain", Plain)
+    network = Plain()
+    loaded = load_model(write(network, tmp_path), tasks=["depth"])
+    assert loaded.tasks == ("depth",)
+    assert all(torch.equal(x, loaded.state_dict()[name]) for name, x in network.state_dict().items())
+    with pytest.raises(InputError, match="has no normals: its tasks are depth"):
+        load_model(tmp_path, tasks=["depth", "normals"])
 
 
 # Other classes
@@ -307,10 +328,16 @@ def test_what_else_does_not_fit_is_listed(tiny_network: Callable[..., Any]) -> N
     assert "classify" not in str(caught.value)
 
 
-def test_a_network_without_classes(tiny_network: Callable[..., Any]) -> None:
+def test_a_network_without_classes(
+    tiny_network: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = tiny_network(tasks=("depth", "normals"), classes=())
     with pytest.raises(ValueError, match=r"old\.ckpt predicts depth, normals and no classes: leave `classes` out"):
         transfer(network.state_dict(), network, "old.ckpt")
+    monkeypatch.setitem(NETWORKS, "Plain", Plain)
+    for other, predicted in ((network, "depth, normals"), (Plain(), "depth")):
+        with pytest.raises(InputError, match=f"predicts {predicted} and no classes: leave `classes` out"):
+            load_model(write(other, tmp_path), classes=CLASSES)
 
 
 def test_the_card_does_not_claim_scores_of_the_old_network(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_without_a_connection_the_answer_comes_at_once(blocked: bool, hub_cache:
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
         )
-        monkeypatch.setattr("mtpano_zoo.zoo.download.KNOCKING", 0.5)
+        monkeypatch.setattr("mtpano_zoo.zoo.download.HUB_TIMEOUT", 0.5)
         start = time.monotonic()
         with pytest.raises(FileNotFoundError) as told:
             fetch(entry)

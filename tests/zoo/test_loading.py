@@ -88,6 +88,31 @@ def test_weights_in_the_package(
         load_model("tiny.packaged")
 
 
+def test_weights_of_our_own_on_the_hub(
+    published: dict[str, Tensor], converted: dict[str, Tensor], hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They need no conversion, but are as large in memory as if they had been converted."""
+    stored = {key: x.half() if x.is_floating_point() else x for key, x in converted.items()}
+    save_file(stored, tmp_path / "own.safetensors")
+    hub.commit("user/own", {"model.safetensors": (tmp_path / "own.safetensors").read_bytes()})
+    origin = {"repository": "user/own", "file": "model.safetensors"}
+    entry = tiny_entry(published, "tiny.own", format="mtpano_zoo", **origin)
+    monkeypatch.setattr("mtpano_zoo.zoo.places.entries", lambda: entries() | {entry.name: entry})
+    network = load_model("tiny.own")
+    assert_holds(network, {key: x.float() if x.is_floating_point() else x for key, x in stored.items()})
+    assert network.card["source"] == "tiny.own" and network.card["repository"] == "user/own"
+    hub.commit("user/own", {"model.safetensors": b"another commit"})  # the first one is kept to
+    assert_holds(load_model("tiny.own"), network.state_dict())
+
+
+def test_an_unknown_format(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = replace(entry, format="mtpano2")
+    monkeypatch.setattr("mtpano_zoo.zoo.places.entries", lambda: {"tiny.test": unknown})
+    message = r"The entry tiny\.test of checkpoints\.yaml has the format 'mtpano2', which is not one of mtpano_zoo, dap"
+    with pytest.raises(InputError, match=message):
+        load_model("tiny.test")
+
+
 def test_what_the_entry_says_holds_for_a_conversion_of_the_past(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     load_model("tiny.test")
     arguments = entry.network["init_args"] | {"classes": [*NAMES[:12], "corrected"]}

@@ -29,7 +29,7 @@ from mtpano_zoo.output_paths import user_path
 from mtpano_zoo.short_verbs import TRACEBACK, TRACEBACK_HELP, hyphenated
 from mtpano_zoo.spelling import did_you_mean, nearest
 from mtpano_zoo.text_files import limit_configurations
-from mtpano_zoo.training.option_errors import one_sentence, options_of
+from mtpano_zoo.training.option_errors import one_sentence, options_of, refuse_null
 
 __all__ = ("main",)
 
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     options = options_of(parser)
     with one_sentence(options, COMPLETE[stage]):
         config = parser.parse_args(hyphenated(arguments[1:], options))
+        refuse_null(config)
         built = parser.instantiate(config)
     return run(config, built)
 

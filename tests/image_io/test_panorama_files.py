@@ -207,6 +207,16 @@ def test_one_eye_of_a_stereo_pair(tmp_path, room, axis, squeezed):
         load_panorama(tmp_path / "b.png", eye="left")
 
 
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_one_eye_keeps_the_pose_of_the_pair(tmp_path, room, squeezed):
+    pair = np.concatenate([room, room])[:: 1 + squeezed]
+    pose = PoseAngles(75.5, 10, -4)
+    tagged(tmp_path / "a.png", pair, Window(0, 0, 512, 512, 512, 1024), pose)  # sizes of the pair mean nothing
+    eye = load_panorama(tmp_path / "a.png", eye="right")
+    assert eye.pose == pose and eye.window is None
+    assert load_panorama(tmp_path / "a.png", eye="right", ignore_tags=True).pose is None
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("squeezed", [False, True])
 def test_transparent_pixels_of_one_eye_have_no_value(tmp_path, room, axis, squeezed):

@@ -1,7 +1,7 @@
-"""Show what mirrors reflect and what is behind glass, by second rays that start there.
+"""Show what mirrors reflect and what is behind glass, by secondary rays that start there.
 
-There is one bounce: a mirror that a second ray meets is plain grey. Second rays ignore glass, so only the first pane is
-seen. Classes, distances and normals stay those of the mirror or the pane.
+There is one bounce: a mirror that a secondary ray meets is plain grey. Secondary rays ignore glass, so only the first
+pane is seen. Classes, distances and normals stay those of the mirror or the pane.
 """
 
 from typing import cast
@@ -15,12 +15,12 @@ from mtpano_zoo.scenes.materials import CHANNEL
 from mtpano_zoo.scenes.shading import Planes, Surface, take, to_level, to_room
 from mtpano_zoo.scenes.tracing import FAR, TILE, Rays, details, touched_by_cones, trace
 
-__all__ = ("mix_second_rays",)
+__all__ = ("mix_secondary_rays",)
 
-_OFF = 1e-5  # metres from the surface, where the second rays start
+_OFF = 1e-5  # metres from the surface, where the secondary rays start
 
 
-def mix_second_rays(
+def mix_secondary_rays(
     light: list[Tensor], primitives: Primitives, seen: Surface, views: Views, shadows: Shadows, room: int, first: int
 ) -> None:
     """Mix the light of what mirrors and glass of a room show into its image; in place.
