@@ -51,8 +51,8 @@ def find_images(sources: Sequence[str | Path], out: Path, videos: bool = False) 
     A video is found if it is named itself or a pattern matches nothing else; with `videos`, if any pattern matches it.
 
     Raises:
-        InputError: If a folder has no images, a pattern matches nothing, a list is empty or names a list, there is no
-            source at all, or `out` is a file or holds the images.
+        InputError: If a folder has no images, a pattern matches nothing, a list is empty or names a list, a source is
+            empty or there is none, or `out` is a file or holds the images.
         OSError: If a list cannot be read.
 
     Example:
@@ -152,6 +152,8 @@ def _expanded(
     for source in sources:
         text = os.path.expanduser(source)  # noqa: PTH111 - a path would lose what a pattern ends in
         path = Path(text)
+        if not text:  # an unset variable of a shell; as a path, it would be the working folder
+            raise InputError("a source is empty: name an image or a folder, or . for the working folder")
         if text.startswith("@") and not path.exists():
             lines = user_path(text[1:]).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
             named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

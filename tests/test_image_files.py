@@ -66,6 +66,8 @@ def test_the_name_of_the_folder_above_everything_does_not_matter(tmp_path):
 def test_places_that_cannot_be(tmp_path):
     for sources, out, sentence in (
         ([], "out", "no image and no folder"),
+        ([""], "out", "a source is empty"),  # not the working folder
+        (["a", ""], "out", "a source is empty"),
         (["a"], "a/x.jpg", "x.jpg is a file"),
         (["a", "b"], "b", "b holds the images"),
     ):

@@ -22,7 +22,7 @@ from mtpano_zoo.prediction.folder import (
     video_and_frame,
 )
 from mtpano_zoo.run.output import digest_of
-from mtpano_zoo.viewer.results import read_maps
+from mtpano_zoo.viewer.results import image_of_result, read_maps
 
 __all__ = ("export_scene",)
 
@@ -124,11 +124,11 @@ def _matched(results: Path, images: Path, report: Callable[[str], None]) -> tupl
         report(f"{len(frames)} results are left out, because they are those of frames of videos")
     stems -= frames
     named = {target.relative_to(results).as_posix(): image for image, target in find_images([images], results).items()}
-    found = {stem: named.get(start + stem) or named.get(stem) for stem in sorted(stems)}
+    found = {stem: image_of_result(named, (start + stem, stem), records.get(start + stem)) for stem in sorted(stems)}
     if missing := [stem for stem, image in found.items() if image is None]:
         raise InputError(
             f"{images} has no panorama named {missing[0]}, but {results} has results for it: pass the folder that "
-            "`mtpano run` searched, or the one that contains all sources if images of several shared a name"
+            "`mtpano run` searched, or one that contains all its sources"
         )
     return {stem: image for stem, image in found.items() if image is not None}, origin
 

@@ -12,7 +12,16 @@ from PIL import ExifTags, Image, ImageOps
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.floating import decode_floating, tone_mapped
-from mtpano_zoo.image_io.formats import FORMATS, is_exr, is_float_tiff, is_hdr, is_heic, kind_of_other_file, tiff_xmp
+from mtpano_zoo.image_io.formats import (
+    FORMATS,
+    is_exr,
+    is_float_tiff,
+    is_hdr,
+    is_heic,
+    jpeg2000_bits,
+    kind_of_other_file,
+    tiff_xmp,
+)
 from mtpano_zoo.image_io.video import quiet
 from mtpano_zoo.limits import DEFAULT_MAX_PIXELS, VARIABLE, check_pixels
 from mtpano_zoo.limits import max_pixels as default_max_pixels
@@ -57,8 +66,11 @@ def decode_image(data: bytes, name: str, max_pixels: int | None = None) -> Decod
         with open_image(data, name, max_pixels) as file:
             # The mode is not enough: Pillow calls 16-bit RGB just "RGB".
             layout = str(getattr(file, "tile", ""))
+            wraps = file.format == "JPEG2000" and file.mode in ("RGB", "RGBA", "LA")
+            bits = jpeg2000_bits(data) if wraps else ()  # if there are more than 8, Pillow turns white to black
             file.load()  # before OpenCV, which silently returns the readable part of a truncated file
-            sixteen_bit = _decode_16bit(data) if ";16" in layout else None
+            deep = (";16" in layout and file.mode != "CMYK") or max(bits, default=8) > 8  # OpenCV reads no CMYK
+            sixteen_bit = _decode_16bit(data, bits) if deep else None
             if sixteen_bit is not None and "LA;16" in layout:  # OpenCV returns it as RGBA
                 sixteen_bit = sixteen_bit[..., 2:]
             return decode_pil(file, sixteen_bit)
@@ -148,6 +160,8 @@ def decode_pil(image: Image.Image, sixteen_bit: NDArray[np.uint16] | None = None
         image = Image.fromarray(_to_8bit(_as_tagged(sixteen_bit, image)))
     elif image.mode == "I":
         raise InputError("holds 32-bit values without a defined white: convert it to 8 or 16 bits first")
+    if image.mode == "La":  # grey, multiplied by alpha, which Pillow converts to nothing else
+        image = image.convert("LA")
     alpha = None
     if image.has_transparency_data:
         whole = image.convert("RGBA")
@@ -215,14 +229,20 @@ def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.array(ImageOps.exif_transpose(upright), dtype=values.dtype)
 
 
-def _decode_16bit(data: bytes) -> NDArray[np.uint16]:
-    """Decode with OpenCV, which keeps all 16 bits of colour images."""
+def _decode_16bit(data: bytes, bits: tuple[int, ...] = ()) -> NDArray[np.uint16]:
+    """Decode with OpenCV, which keeps all 16 bits of colour images.
+
+    If channels have fewer, `bits` says how many, and they are scaled.
+    """
     with quiet():
         values: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16:
         raise InputError("has 16-bit channels that cannot be decoded: convert it to 8 bits")
     if values.ndim == 3:
         values = cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    if bits:
+        white = 2 ** np.array(bits, np.uint32) - 1
+        values = (values * np.uint32(WHITE_16) + white // 2) // white
     return np.asarray(values, np.uint16)
 
 

@@ -45,8 +45,12 @@ def stereo_layout(pixels: NDArray[np.uint8]) -> Layout | None:
     return _squeezed(_small(pixels).mean(2))
 
 
-def doubt_about(pixels: NDArray[np.uint8]) -> str | None:
+def doubt_about(pixels: NDArray[np.uint8], unstretched: tuple[int, int] | None = None) -> str | None:
     """Return what a 2:1 image (H, W, 3) looks like, and what to do; None if it looks like a panorama.
+
+    Args:
+        pixels: the image.
+        unstretched: its height and width before it was stretched to 2:1; its own by default.
 
     Example:
         >>> doubt_about(np.zeros((64, 128, 3), np.uint8)) is None  # nothing to see
@@ -67,9 +71,10 @@ def doubt_about(pixels: NDArray[np.uint8]) -> str | None:
         halves = "upper and lower" if layout == "stacked" else "left and right"
         return f"its {halves} halves are nearly the same, like a stereo pair: take one with --eye left or --eye right"
     if not _is_closed(image):
+        height, width = unstretched or pixels.shape[:2]
         return (
             "its left and right edges do not meet, as in a photograph or a part of a panorama: state its field of view "
-            "as in --fov 180x90"
+            f"as in --fov 180x{180 * height / width:.3g}"
         )
     return None
 

@@ -14,6 +14,7 @@ __all__ = (
     "is_hdr",
     "is_heic",
     "is_video",
+    "jpeg2000_bits",
     "kind_of_other_file",
     "tiff_tags",
     "tiff_xmp",
@@ -40,6 +41,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 )
 _POINTERS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_CANON_RAW = b"ftypcrx "  # of CR3, in the container of MP4
 _FLOATING = 3  # value of the TIFF tag SampleFormat
 
 
@@ -66,6 +68,8 @@ def kind_of_other_file(data: bytes) -> str | None:
     for signature, sentence in _SIGNATURES:
         if start.startswith(signature):
             return sentence
+    if data[4:12] == _CANON_RAW:
+        return "a raw image: develop it first, and export it as JPEG or PNG"
     return "a video: name it in `mtpano run`, or extract its frames first" if is_video(data) else None
 
 
@@ -80,6 +84,8 @@ def is_video(data: bytes) -> bool:
         return True
     if data[4:8] in (b"moov", b"mdat", b"wide"):  # old QuickTime
         return True
+    if data[4:12] == _CANON_RAW:
+        return False
     return data[4:8] == b"ftyp" and not is_heic(data) and data[8:12] not in (b"avif", b"avis")
 
 
@@ -111,6 +117,13 @@ def is_exr(data: bytes) -> bool:
         (True, False)
     """
     return data.startswith(b"\x76\x2f\x31\x01")
+
+
+def jpeg2000_bits(data: bytes) -> tuple[int, ...]:
+    """Return the bits per channel of a JPEG 2000 image, which its codestream states in the segment SIZ."""
+    start = data.index(b"\xff\x4f\xff\x51")
+    channels = int.from_bytes(data[start + 40 : start + 42])
+    return tuple((size & 127) + 1 for size in data[start + 42 : start + 42 + 3 * channels : 3])
 
 
 def is_float_tiff(data: bytes) -> bool:

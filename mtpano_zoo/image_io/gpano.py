@@ -20,6 +20,7 @@ __all__ = (
     "GPano",
     "PoseAngles",
     "Window",
+    "fits_view",
     "gpano_xmp",
     "placed",
     "pose_of",
@@ -208,18 +209,23 @@ def _window(tags: Mapping[str, str], height: int, width: int, name: str) -> Wind
         raise _contradiction(
             name, f"they describe {crop_width:g} x {crop_height:g} pixels, but the image has {width} x {height}"
         )
-    window = _inside(top * down, left * across, height, width, full_height * down, full_width * across)
-    return None if (window.height, window.width) == (window.full_height, window.full_width) else window
+    return _inside(top * down, left * across, height, width, full_height * down, full_width * across)
 
 
-def _inside(top: float, left: float, height: int, width: int, full_height: float, full_width: float) -> Window:
-    """Return a window rounded to whole pixels, so that it stays inside the full panorama."""
+def _inside(top: float, left: float, height: int, width: int, full_height: float, full_width: float) -> Window | None:
+    """Return a window rounded to whole pixels, so that it stays inside the full panorama; None if it is all of it."""
     rows, columns = max(round(full_height), height), max(round(full_width), width)
+    if (rows, columns) == (height, width):
+        return None
     return Window(min(round(top), rows - height), min(round(left), columns - width), height, width, rows, columns)
 
 
-def window_of_view(fov: tuple[float, float], vertical_offset: float, height: int, width: int, name: str) -> Window:
-    """Return where an equirectangular image with a known field of view lies; its centre looks forward.
+def window_of_view(
+    fov: tuple[float, float], vertical_offset: float, height: int, width: int, name: str
+) -> Window | None:
+    """Return where an equirectangular image with a known field of view lies; None if it is a full panorama.
+
+    Its centre looks forward.
 
     Args:
         fov: degrees across and down that the image covers.
@@ -235,6 +241,33 @@ def window_of_view(fov: tuple[float, float], vertical_offset: float, height: int
         >>> window_of_view((360, 90), 0, 100, 400, "a.jpg")
         Window(top=50, left=0, height=100, width=400, full_height=200, full_width=400)
     """
+    across, down = _angles(fov, vertical_offset)
+    if not fits_view(fov, height, width):
+        raise InputError(
+            f"{name} has {width / across:.3g} pixels per degree across and {height / down:.3g} down, but in an "
+            f"equirectangular image these are the same: choose another field of view than {across:g} x {down:g}"
+        )
+    full_height, full_width = height * 180 / down, width * 360 / across
+    top = (90 - vertical_offset - down / 2) / 180 * full_height
+    return _inside(top, (full_width - width) / 2, height, width, full_height, full_width)
+
+
+def fits_view(fov: tuple[float, float], height: int, width: int) -> bool:
+    """Return whether an image has as many pixels per degree across as down, if it covers these degrees.
+
+    Raises:
+        InputError: If the angles are impossible on a sphere.
+
+    Example:
+        >>> fits_view((360, 90), 100, 400), fits_view((180, 180), 100, 200)
+        (True, False)
+    """
+    across, down = _angles(fov)
+    return abs(width / across / (height / down) - 1) <= VIEW_TOLERANCE
+
+
+def _angles(fov: tuple[float, float], vertical_offset: float = 0.0) -> tuple[float, float]:
+    """Return the degrees of a field of view, across and down, if they are possible."""
     angles = tuple(fov) if isinstance(fov, Iterable) else ()
     if len(angles) != 2 or not all(isinstance(angle, Real) for angle in (*angles, vertical_offset)):
         raise InputError(
@@ -247,14 +280,7 @@ def window_of_view(fov: tuple[float, float], vertical_offset: float, height: int
             f"a field of view is at most 360 x 180 degrees, and the image must not reach beyond a pole, as "
             f"{across:g} x {down:g} around {vertical_offset:g} does"
         )
-    full_height, full_width = height * 180 / down, width * 360 / across
-    if abs(full_width / (2 * full_height) - 1) > VIEW_TOLERANCE:
-        raise InputError(
-            f"{name} has {width / across:.3g} pixels per degree across and {height / down:.3g} down, but in an "
-            f"equirectangular image these are the same: choose another field of view than {across:g} x {down:g}"
-        )
-    top = (90 - vertical_offset - down / 2) / 180 * full_height
-    return _inside(top, (full_width - width) / 2, height, width, full_height, full_width)
+    return across, down
 
 
 def placed(values: NDArray[Any], window: Window, around: int = 0) -> NDArray[Any]:

@@ -12,7 +12,16 @@ from PIL import Image
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io.decoding import Decoded, decode_image, decode_pil
 from mtpano_zoo.image_io.doubts import Layout, doubt_about, stereo_layout
-from mtpano_zoo.image_io.gpano import GPano, PoseAngles, Window, placed, read_gpano, read_pose, window_of_view
+from mtpano_zoo.image_io.gpano import (
+    GPano,
+    PoseAngles,
+    Window,
+    fits_view,
+    placed,
+    read_gpano,
+    read_pose,
+    window_of_view,
+)
 from mtpano_zoo.limits import BYTES_ON_DISK, check_pixels, max_bytes, read_file
 
 __all__ = (
@@ -23,7 +32,6 @@ __all__ = (
     "decode_full_panorama",
     "decode_pixels",
     "load_panorama",
-    "one_eye",
     "panorama_from_pil",
     "panorama_of_file",
     "panorama_of_pixels",
@@ -96,8 +104,8 @@ def load_panorama(path: str | Path, **reading: Unpack[Reading]) -> Panorama:
         path: the file.
         fov: degrees across and down that the image covers, centred on the forward direction; overrides its tags.
         vertical_offset: degrees by which the middle row of such an image is above the horizon.
-        eye: which half of a stereo pair to use. The left eye is the upper half of a stacked pair. Of the tags of a
-            pair, only the pose counts.
+        eye: which half of a stereo pair to use. The left eye is the upper half of a stacked pair. A half that is not
+            2:1 is stretched to it, unless its shape fits `fov`. Of the tags of a pair, only the pose counts.
         ignore_tags: treat the image as a full panorama of a level camera, whatever its GPano tags say.
         force: accept a 2:1 image that does not look like a panorama.
         max_pixels: the largest number of pixels to accept, in the file and on the sphere; `limits.max_pixels()` by
@@ -119,10 +127,12 @@ def _read(path: Path, max_pixels: int | None) -> Decoded:
     return decode_image(read_file(path, limit), str(path), max_pixels)
 
 
-def panorama_of_pixels(pixels: NDArray[np.uint8], name: str, **reading: Unpack[Reading]) -> Panorama:
+def panorama_of_pixels(
+    pixels: NDArray[np.uint8], name: str, layout: Layout | None = None, **reading: Unpack[Reading]
+) -> Panorama:
     """Place an image without tags, RGB (H, W, 3), on the sphere; `name` starts error messages.
 
-    The options are those of `load_panorama`.
+    The options are those of `load_panorama`. How a stereo pair is arranged is found out if `layout` is None.
 
     Raises:
         InputError: If it is not a panorama, or too large on the sphere.
@@ -132,12 +142,13 @@ def panorama_of_pixels(pixels: NDArray[np.uint8], name: str, **reading: Unpack[R
         True
     """
     reading["ignore_tags"] = True
-    return _placed_on_sphere(Decoded(pixels, None, ""), name, **reading)
+    return _placed_on_sphere(Decoded(pixels, None, ""), name, layout, **reading)
 
 
 def _placed_on_sphere(
     decoded: Decoded,
     name: str,
+    layout: Layout | None = None,
     fov: tuple[float, float] | None = None,
     vertical_offset: float = 0.0,
     eye: Eye | None = None,
@@ -149,12 +160,15 @@ def _placed_on_sphere(
         example = _example_view(*decoded.pixels.shape[:2])
         raise InputError(f"a vertical offset needs the field of view, as in --fov {example}")
     if eye is not None:
-        layout = stereo_layout(decoded.pixels)
+        layout = layout or stereo_layout(decoded.pixels)
         if layout is None:
             raise InputError(
                 f"{name} is not a stereo pair: a pair is square, 4:1, or 2:1 with two equal halves; leave out --eye"
             )
-        decoded = _one_eye_decoded(decoded, eye, layout)
+        decoded = _half(decoded, eye, layout)
+    unstretched = decoded.pixels.shape[:2]
+    if eye is not None and (fov is None or not fits_view(fov, *unstretched)):
+        decoded = _stretched(decoded)
     height, width = decoded.pixels.shape[:2]
     tags = None
     if not ignore_tags:
@@ -164,12 +178,12 @@ def _placed_on_sphere(
     window = None if tags is None else tags.window
     if fov is not None:
         window = window_of_view(fov, vertical_offset, height, width, name)
-    if window is None:
-        _check_shape(decoded.pixels, name, force)
+    elif window is None:
+        _check_shape(decoded.pixels, name, force, unstretched)
     return _on_sphere(decoded, GPano(window, None if tags is None else tags.pose), name, max_pixels)
 
 
-def _check_shape(pixels: NDArray[np.uint8], name: str, force: bool) -> None:
+def _check_shape(pixels: NDArray[np.uint8], name: str, force: bool, unstretched: tuple[int, int]) -> None:
     height, width = pixels.shape[:2]
     view = _example_view(height, width)
     if height > 1 and width in (height, 4 * height):
@@ -180,33 +194,28 @@ def _check_shape(pixels: NDArray[np.uint8], name: str, force: bool) -> None:
         )
     advice = f"export it as equirectangular 2:1, or say which part of the sphere it shows, as in --fov {view}"
     check_panorama_size(height, width, name, advice)
-    if not force and (doubt := doubt_about(pixels)):
+    if not force and (doubt := doubt_about(pixels, unstretched)):
         raise InputError(f"{name} is 2:1 but {doubt}, or use it as it is with --force")
 
 
-def _one_eye_decoded(decoded: Decoded, eye: Eye, layout: Layout) -> Decoded:
+def _half(decoded: Decoded, eye: Eye, layout: Layout) -> Decoded:
+    height, width = decoded.pixels.shape[:2]
+    rows, columns = (height // 2, width) if layout == "stacked" else (height, width // 2)
+    part = np.s_[:rows, :columns] if eye == "left" else np.s_[height - rows :, width - columns :]
+    seen = None if decoded.seen is None or decoded.seen[part].all() else decoded.seen[part].copy()
+    return Decoded(decoded.pixels[part].copy(), seen, decoded.xmp)
+
+
+def _stretched(decoded: Decoded) -> Decoded:
+    """Stretch the panorama of one eye to 2:1 if it was squeezed."""
+    rows, columns = decoded.pixels.shape[:2]
+    if abs(columns / (2 * rows) - 1) <= RATIO_TOLERANCE:
+        return decoded
+    size = (2 * rows, rows) if columns < 2 * rows else (columns, columns // 2)
     seen = decoded.seen
     if seen is not None:
-        seen = one_eye(seen.astype(np.uint8), eye, layout, cv2.INTER_NEAREST).astype(np.bool_)
-    return Decoded(one_eye(decoded.pixels, eye, layout), None if seen is None or seen.all() else seen, decoded.xmp)
-
-
-def one_eye(
-    pixels: NDArray[np.uint8], eye: Eye, layout: Layout, interpolation: int = cv2.INTER_LINEAR
-) -> NDArray[np.uint8]:
-    """Return the panorama of one eye of a stereo pair (H, W, ...), stretched to 2:1 if it was squeezed.
-
-    Example:
-        >>> one_eye(np.zeros((64, 64, 3), np.uint8), "left", "stacked").shape
-        (32, 64, 3)
-    """
-    height, width = pixels.shape[:2]
-    rows, columns = (height // 2, width) if layout == "stacked" else (height, width // 2)
-    half = pixels[:rows, :columns] if eye == "left" else pixels[height - rows :, width - columns :]
-    if abs(columns / (2 * rows) - 1) <= RATIO_TOLERANCE:
-        return np.ascontiguousarray(half)
-    size = (2 * rows, rows) if columns < 2 * rows else (columns, columns // 2)
-    return np.asarray(cv2.resize(half, size, interpolation=interpolation), np.uint8)
+        seen = cv2.resize(seen.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.bool_)
+    return Decoded(np.asarray(cv2.resize(decoded.pixels, size), np.uint8), seen, decoded.xmp)
 
 
 def _on_sphere(decoded: Decoded, tags: GPano, name: str, max_pixels: int | None) -> Panorama:

@@ -119,7 +119,7 @@ def doubts(network: nn.Module, levels: Sequence[Tensor] | None, whole: Sequence[
     Args:
         network: A network of the zoo; without `card["familiarity"]`, nothing is doubted.
         levels: What `encoder_levels` returns for the panoramas as the network sees them.
-        whole: Whether each image shows the whole sphere; those that do not are not judged.
+        whole: Whether each image shows nearly the whole sphere; those that do not are not judged.
 
     Raises:
         InputError: If the card does not fit the network.

@@ -86,8 +86,10 @@ def check_nadir(mask_nadir: NadirMask) -> None:
         raise InputError(f"mask_nadir is an angle from straight down in degrees, from 0 to 90, not {mask_nadir!r}")
 
 
-def nadir_angle(mask_nadir: NadirMask, image: NDArray[np.uint8]) -> float:
+def nadir_angle(mask_nadir: NadirMask, image: NDArray[np.uint8], seen: NDArray[np.bool_] | None = None) -> float:
     """Return the angle from straight down, in degrees, within which the maps of a panorama (H, W, 3) have no value.
+
+    `seen` (H, W) says which part of it a camera has seen; None for all.
 
     Example:
         >>> nadir_angle(20, np.zeros((256, 512, 3), np.uint8)), nadir_angle("auto", np.zeros((256, 512, 3), np.uint8))
@@ -95,7 +97,7 @@ def nadir_angle(mask_nadir: NadirMask, image: NDArray[np.uint8]) -> float:
     """
     if mask_nadir != "auto":
         return mask_nadir
-    found = nadir_disc(image)
+    found = nadir_disc(image, seen)
     return 0.0 if found is None else found + DISC_MARGIN
 
 

@@ -76,8 +76,9 @@ def predict(
             alone. If the edges show no clear direction, the tags of the file decide; without these, nothing is
             rotated, and `Prediction.up` is None. See `mtpano_zoo.prediction.levelling`. By default, a network with an
             `up_head` does so for whole panoramas in which it sees a tilt of more than eight degrees, unless their tags
-            state one. If the edges show nothing, or would not make the panorama upright in the eyes of the network,
-            its own estimate counts. False leaves everything to the tags.
+            state one. A panorama is whole if it is no crop and at most a twentieth of the sphere is unseen. If the
+            edges show nothing, or would not make the panorama upright in the eyes of the network, its own estimate
+            counts. False leaves everything to the tags.
         crop: For a crop, return only the part of the sphere that its file shows, at the size of the file.
         mask_nadir: Angle from straight down in degrees within which the maps have no value, to leave out a tripod or a
             logo. "auto" finds the border of a disc, see `mtpano_zoo.image_io.nadir`, but not a tripod.
@@ -223,7 +224,7 @@ def _prediction(
             finished[task][finished["semseg"] == classes.index(SKY)] = 0
     for task in finished.keys() & masked:
         finished[task][~finished["valid"]] = 0
-    below = nadir_angle(mask_nadir, panorama.pixels)
+    below = nadir_angle(mask_nadir, panorama.pixels, panorama.seen)
     if (seen := without_nadir(panorama.seen, height, width, below)) is not None:
         finished = {task: unseen_removed(task, values, seen, len(classes)) for task, values in finished.items()}
     if window is not None:

@@ -22,7 +22,7 @@ from mtpano_zoo import viz
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import Panorama, Reading, decode_normals, encode_normals
 from mtpano_zoo.image_io.doubts import Layout
-from mtpano_zoo.image_io.panorama import one_eye, panorama_of_pixels
+from mtpano_zoo.image_io.panorama import panorama_of_pixels
 from mtpano_zoo.image_io.video import Frame, Video, constant_rate, layout_of_video, write_video
 from mtpano_zoo.machine.workers import stoppable
 from mtpano_zoo.output_paths import path_below
@@ -74,12 +74,9 @@ def panorama_of_frame(frame: Frame, video: Path, layout: Layout | None, reading:
         InputError: If it is not a panorama.
     """
     reading, pixels = reading.copy(), cast("NDArray[np.uint8]", frame.pixels)
-    eye = reading.pop("eye", None)
-    if eye is not None and layout is not None:
-        pixels = one_eye(pixels, eye, layout)
     if frame.number:
         reading["force"] = True
-    return panorama_of_pixels(pixels, str(video), **reading)
+    return panorama_of_pixels(pixels, str(video), layout, **reading)
 
 
 def frame_name(name: str, number: int) -> str:

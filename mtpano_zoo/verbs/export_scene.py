@@ -15,7 +15,7 @@ def add(verbs: Verbs) -> None:
     scene.add_argument("results", type=user_path, metavar="RESULTS", help="folder that `mtpano run` wrote")
     scene.add_argument("--to", required=True, choices=("colmap",), help="format of the scene")
     scene.add_argument(
-        "--images", required=True, type=user_path, metavar="DIR", help="the folder that `mtpano run` searched"
+        "--images", required=True, type=user_path, metavar="DIR", help="folder with all that `mtpano run` was given"
     )
     scene.add_argument("--out", required=True, type=user_path, metavar="DIR", help="a new folder")
     scene.add_argument(

@@ -1,6 +1,6 @@
 """Read the results of `mtpano run` with their panorama, for a page or a scene."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,8 @@ from PIL import Image
 from mtpano_zoo.data.reading import decode_labels, decode_npy, decode_vectors
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_images
-from mtpano_zoo.image_io import Panorama, Reading, load_panorama, placed
+from mtpano_zoo.image_io import Panorama, PoseAngles, Reading, load_panorama, placed
+from mtpano_zoo.image_io.gpano import read_gpano
 from mtpano_zoo.image_io.video import Video, layout_of_video
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.prediction import Prediction, output_paths
@@ -31,7 +32,7 @@ from mtpano_zoo.run.video import panorama_of_frame
 from mtpano_zoo.tasks import NO_LABEL
 from mtpano_zoo.viz import default_palette
 
-__all__ = ("Results", "find_results", "read_maps", "read_result")
+__all__ = ("Results", "find_results", "image_of_result", "read_maps", "read_result")
 
 DECODERS: dict[str, Callable[[bytes], NDArray[Any]]] = {
     "semseg": partial(decode_labels, lookup=np.arange(256)),
@@ -123,6 +124,8 @@ def read_result(folder: Path, name: str, image: Path | None = None) -> Predictio
     colours = default_palette(len(names))
     colours[: len(palette)] = palette[: len(names)]
     up, doubts = _facts(folder, name)
+    if up is None and (pose := _pose(folder, name) or panorama.pose):
+        up = pose.up
     return Prediction(panorama.pixels, maps, names, colours, up, doubts=doubts)
 
 
@@ -186,12 +189,29 @@ def _find_image(folder: Path, name: str, given: Path | None, recorded: str | Non
         return _find(folder, name, given, recorded, IMAGE_SUFFIXES)
     named = {target.relative_to(folder).as_posix(): path for path, target in find_images([given], folder).items()}
     parts = name.split("/")
-    for start in range(len(parts)):  # the given folder may be one below that which `mtpano run` searched
-        if found := named.get("/".join(parts[start:])):
-            return found
+    # The given folder may be one below that which `mtpano run` searched.
+    if found := image_of_result(named, ["/".join(parts[start:]) for start in range(len(parts))], recorded):
+        return found
     raise InputError(
         f"{given} has no panorama named {name}, but {folder} has results for it: name the panorama itself with --image"
     )
+
+
+def image_of_result(named: Mapping[str, Path], names: Sequence[str], recorded: str | None) -> Path | None:
+    """Return the panorama of a result; None if it is not among the images.
+
+    The names of results lack the folders above the sources of `mtpano run`. So if no image has the right name, one that
+    has further folders before it counts, if its hash is the recorded one.
+
+    Args:
+        named: the images below a folder by their names there, as in `{"tour/room": Path("photos/tour/room.jpg")}`.
+        names: what the image of the result may be called, the whole name first.
+        recorded: the hash of the image; None if it is not known.
+    """
+    if found := next((named[name] for name in names if name in named), None):
+        return found
+    deeper = (image for name, image in named.items() if name.endswith(f"/{names[0]}"))
+    return next((image for image in deeper if digest_of(image) == recorded), None)
 
 
 def _find(folder: Path, name: str, given: Path | None, recorded: str | None, suffixes: Sequence[str]) -> Path:
@@ -225,3 +245,13 @@ def _facts(folder: Path, name: str) -> tuple[tuple[float, float, float] | None, 
         up = (x, y, z)
     doubts = facts.get("doubts")
     return up, tuple(map(str, doubts)) if isinstance(doubts, list) else ()
+
+
+def _pose(folder: Path, name: str) -> PoseAngles | None:
+    """Return what the tags of a map say, for a result that no `mtpano run` has recorded."""
+    for path in output_paths(folder, name, tuple(DECODERS), False).values():
+        if path.suffix == ".png" and path.exists():
+            with Image.open(path) as image:
+                tags = read_gpano(image.info.get("XML:com.adobe.xmp", ""), image.height, image.width, str(path))
+            return None if tags is None else tags.pose
+    return None

@@ -103,6 +103,26 @@ def test_16_bit_tiff(tmp_path):
     assert np.abs(image_io.read_panorama(tmp_path / "a.tif") - rgb / 257).max() <= 0.5 + 1e-9
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_white_and_opaque_of_deep_jpeg_2000_stay_so(tmp_path, bits, channels):
+    values = np.linspace(0, 2**bits - 1, 32 * 64 * channels).astype(np.uint16).reshape(32, 64, channels)
+    stored = values[..., [2, 1, 0, 3][:channels]] + (2**15 - 2 ** (bits - 1))
+    data = bytearray(cv2.imencode(".jp2", stored)[1])
+    # Samples are stored less half their range, so a file of 12 bits is made by stating fewer bits in SIZ.
+    start = data.index(b"\xff\x4f\xff\x51") + 42
+    assert data[start : start + 3 * channels : 3] == bytes([15] * channels)
+    data[start : start + 3 * channels : 3] = bytes([bits - 1] * channels)
+    data[data.index(b"ihdr") + 14] = bits - 1
+    (tmp_path / "a.jp2").write_bytes(data)
+    scaled = values * (255 / (2**bits - 1))
+    panorama = image_io.load_panorama(tmp_path / "a.jp2")
+    expected = over_black(scaled[..., :3], scaled[..., 3]) if channels == 4 else scaled
+    assert np.abs(panorama.pixels - expected).max() <= (1.6 if channels == 4 else 0.5 + 1e-9)
+    if channels == 4:
+        assert np.array_equal(panorama.seen, scaled[..., 3] >= 127.5)
+
+
 UPRIGHT = {  # from the EXIF standard: where row 0 and column 0 of the stored image belong
     1: lambda a: a,
     2: lambda a: a[:, ::-1],

@@ -3,6 +3,7 @@
 import io
 import struct
 
+import cv2
 import numpy as np
 import pytest
 from fake_exr import exr
@@ -65,6 +66,24 @@ def test_a_fourth_channel_is_alpha_only_if_it_says_so(tmp_path, encoded):
         panorama = read(tmp_path, tiff(encoded(np.dstack((colours, fourth))), 2, extra))
         assert np.abs(panorama.pixels - over_black).max() <= 1.5
         assert np.array_equal(panorama.seen, fourth[..., 0] >= 128)
+
+
+def test_the_alpha_of_grey_images_may_be_associated(tmp_path):
+    grey, alpha = random_rgb()[..., :1], random_rgb(seed=1)[..., :1]
+    over_black = grey * (alpha / 255)
+    for extra, stored in {1: np.rint(over_black).astype(np.uint8), 2: grey}.items():
+        panorama = read(tmp_path, tiff(np.dstack((stored, alpha)), 1, extra))
+        assert np.abs(panorama.pixels - over_black).max() <= 1.5
+        assert np.array_equal(panorama.seen, alpha[..., 0] >= 128)
+    opened = panorama_from_pil(Image.fromarray(np.dstack((grey, alpha))).convert("La"))
+    assert np.abs(opened.pixels - over_black).max() <= 1.5
+
+
+def test_cmyk_becomes_rgb(tmp_path, encoded):
+    cmyk = np.dstack((random_rgb(), random_rgb(seed=1)[..., :1] // 4))
+    panorama = read(tmp_path, tiff(encoded(cmyk), 5))
+    light = 1 - cmyk / 255
+    assert panorama.seen is None and np.abs(panorama.pixels - 255 * light[..., :3] * light[..., 3:]).max() <= 2
 
 
 def test_a_transparent_grey_of_16_bits_is_transparent(tmp_path):
@@ -156,7 +175,8 @@ def test_the_usual_radiance_is_read_whatever_else_its_header_says(tmp_path, head
 
 def test_nothing_is_printed_about_damaged_files(tmp_path, capfd):
     light = radiance(np.random.default_rng(0).lognormal(size=(32, 64, 3)))
-    broken = tiff(np.ones((16, 32, 4), np.uint16), photometric=5)  # CMYK of 16 bits, which is not read
+    broken = bytearray(cv2.imencode(".jp2", np.zeros((32, 64, 3), np.uint16))[1])
+    broken[broken.index(b"\xff\x4f\xff\x51") + 42] |= 128  # numbers with a sign, which OpenCV does not read
     for data in (light[:90], tiff(np.ones((16, 32, 3), np.float32), 2)[:-150], broken):
         with pytest.raises(InputError):
             read(tmp_path, data)

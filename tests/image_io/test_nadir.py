@@ -32,6 +32,24 @@ def test_discs_end_where_they_were_planted(degrees: float) -> None:
             assert nadir_disc(covered) == pytest.approx(degrees, abs=1.5)
 
 
+@pytest.mark.parametrize("unseen", [5, 15, 24])
+def test_borders_of_what_was_not_seen_are_none_of_a_disc(unseen: float) -> None:
+    """A crop is black above and below; a transparent patch, too, and it may have any shape."""
+    angle = (128 - np.arange(128) - 0.5) / 128 * 180
+    seen = np.repeat((angle > unseen)[:, None] & (angle < 150)[:, None], 256, 1)
+    ragged = seen.copy()
+    ragged[100:112, 40:60] = False
+    for image in panoramas():
+        covered = image.copy()
+        covered[angle < 34] = (20, 60, 200)
+        for mask in (seen, ragged):
+            assert nadir_disc(image * mask[..., None], mask) is None
+            assert nadir_disc(covered * mask[..., None], mask) == pytest.approx(34, abs=1.5)
+    below = np.repeat((angle < 60)[:, None], 256, 1)  # a crop of hardly more than the disc
+    assert nadir_disc(covered * below[..., None], below) == pytest.approx(34, abs=1.5)
+    assert nadir_disc(covered * np.False_, np.zeros_like(seen)) is None
+
+
 def test_tripods_and_smooth_patches_have_no_border() -> None:
     """What the documentation says: they need an angle."""
     fade = np.clip((np.arange(128) - 96) / 24, 0, 1)[:, None, None]

@@ -235,6 +235,34 @@ def test_transparent_pixels_of_one_eye_have_no_value(tmp_path, room, axis, squee
     assert load_panorama(tmp_path / "a.png", eye="right").seen is None
 
 
+@pytest.mark.parametrize(("axis", "fov", "part"), [
+    (1, (180, 180), np.s_[:, 64:192]), (0, (360, 90), np.s_[32:96]),
+])  # fmt: skip
+def test_halves_that_fit_the_field_of_view_are_not_stretched(tmp_path, room, axis, fov, part):
+    """Files of VR180 cameras are 2:1, but each of their halves is square and shows a hemisphere."""
+    other = np.roll(room, 2, 1)
+    Image.fromarray(np.concatenate((room[part], other[part]), axis)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="--eye left"):
+        load_panorama(tmp_path / "a.png")
+    for eye, whole in (("left", room), ("right", other)):
+        panorama = load_panorama(tmp_path / "a.png", eye=eye, fov=fov)
+        shown = np.zeros(room.shape[:2], bool)
+        shown[part] = True
+        assert np.array_equal(panorama.seen, shown)
+        assert np.array_equal(panorama.pixels, whole * shown[..., None])
+    squeezed = np.concatenate((room, other), axis)[:: 2 - axis, :: 1 + axis]
+    Image.fromarray(squeezed).save(tmp_path / "b.png")
+    whole = load_panorama(tmp_path / "b.png", eye="left", fov=(360, 180))
+    assert np.array_equal(whole.pixels, load_panorama(tmp_path / "b.png", eye="left").pixels)
+
+
+def test_the_advice_for_an_open_half_states_its_own_shape(tmp_path, room):
+    half = room[:, 96:224]
+    Image.fromarray(np.hstack((half, half))).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"do not meet.*--fov 180x180"):
+        load_panorama(tmp_path / "a.png", eye="left")
+
+
 # Sources and the command line
 
 
@@ -255,6 +283,10 @@ def test_a_disc_below_the_camera_has_no_values(room):
     seen = (predict(Height(), Panorama(covered), mask_nadir="auto").depth > 0).all(1)
     assert seen[:110].all() and not seen[112:].any()
     assert predict(Height(), Panorama(room), mask_nadir="auto").depth.all()
+    shown = np.repeat(np.arange(128)[:, None] < 118, 256, 1)  # a crop that ends inside the disc, or without one
+    for pixels, last in ((covered, 110), (room, 118)):
+        seen = (predict(Height(), Panorama(pixels * shown[..., None], shown), mask_nadir="auto").depth > 0).all(1)
+        assert seen[:last].all() and not seen[min(last + 2, 118) :].any()
 
 
 def test_patterns_lists_and_links(tmp_path, monkeypatch):

@@ -114,6 +114,27 @@ def test_tags_of_a_tilt_and_crops_are_left_alone(network: PDBridgeNet, room: Ten
     assert up_of(network, Panorama(pixels, None, pose=PoseAngles(0.0, 0.0, 0.0))) != pytest.approx((0, -1, 0))
 
 
+@pytest.mark.parametrize(("degrees", "whole"), [(0, True), (24, True), (28, False)])
+def test_a_patch_below_the_camera_does_not_make_a_crop(
+    network: PDBridgeNet, room: Tensor, degrees: int, whole: bool
+) -> None:
+    """A disc of 25.8 degrees, (1 - cos 25.8) / 2 of the sphere, is the largest patch of a whole panorama."""
+    claim = rotation_matrix(roll=30.0).T @ UP
+    seen = np.ones((256, 512), bool)
+    seen[256 - round(degrees * 256 / 180) :] = False
+    flat = Panorama(np.full((256, 512, 3), 128, np.uint8), seen)  # without edges, so the head decides
+    up = up_of(says(network, claim), flat)
+    assert up is None if not whole else degrees_between(up, claim) < 0.01
+
+
+def test_a_field_of_view_of_the_whole_sphere_makes_no_crop(network: PDBridgeNet, tmp_path: Path) -> None:
+    claim = rotation_matrix(roll=30.0).T @ UP
+    image = tmp_path / "grey.png"
+    write_png(image, np.full((64, 128, 3), 128, np.uint8), "")
+    assert degrees_between(up_of(says(network, claim), image, fov=(360, 180)), claim) < 0.01
+    assert up_of(says(network, claim), image, fov=(350, 175)) is None
+
+
 def test_each_panorama_of_a_batch_is_judged_alone(room: Tensor) -> None:
     network = load_model("mtpano-small.photos")
     turn = rotation_matrix(60.0, 20.0, 10.0)

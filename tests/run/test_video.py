@@ -232,6 +232,7 @@ def test_what_cannot_be_decoded_is_called_what_it_is(tmp_path):
         ("index.mp4", data[: len(data) - 300], "is cut short, and its index"),
         ("noise.mp4", data[:40] + bytes(2000), "is cut short, and its index"),
         ("pointer.mp4", b"version https://git-lfs.github.com/spec/v1\n", "is not an image but a Git LFS pointer"),
+        ("raw.cr3", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "is not an image but a raw image: develop it first"),
         ("none.mkv", data[:0] + b"\x1aE\xdf\xa3" + bytes(300), "is damaged, or not a video"),
         ("wide.mp4", wide.read_bytes(), "is 96 x 32 pixels, but a full 360"),
     ):
@@ -277,6 +278,15 @@ def test_a_dark_frame_of_a_stereo_video_is_one_eye_too(tmp_path, dark, axis):
     make(tour, [0 * pair] * 2, size=(128, 64))
     failed = run([tour], WithNormals(), tmp_path / "black", progress=False, eye="right").failed
     assert "tour.mp4 has no frame that is a stereo pair" in failed[tour]
+
+
+def test_frames_of_a_vr180_video_are_hemispheres(tmp_path):
+    half = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    half = cv2.resize(half, (64, 64))
+    tour, out = make(tmp_path / "tour.mp4", [np.hstack((half, half))] * 2, size=(128, 64)), tmp_path / "out"
+    assert run([tour], WithNormals(), out, progress=False, eye="left", fov=(180, 180)).written == [tour]
+    shown = np.load(out / "tour" / "000001_depth.npy") > 0
+    assert shown.shape == (64, 128) and shown[:, 32:96].all() and not shown[:, :32].any() and not shown[:, 96:].any()
 
 
 def test_a_variable_frame_rate_is_kept(tmp_path):

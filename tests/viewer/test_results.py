@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ from everything import Everything, results_of_two
 from PIL import Image
 
 from mtpano_zoo.cli import main
+from mtpano_zoo.commands.export_scene import export_scene
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import PoseAngles, gpano_xmp, write_png
 from mtpano_zoo.image_io.video import write_video
-from mtpano_zoo.prediction import pipeline
+from mtpano_zoo.prediction import Prediction, pipeline, predict
 from mtpano_zoo.run import run
 from mtpano_zoo.sphere import erp_rays
 from mtpano_zoo.viewer.results import find_results, read_result
@@ -89,6 +92,46 @@ def test_a_frame_of_a_video_is_read_with_its_picture(given: str | None, tmp_path
     (videos / "tour.mp4").write_bytes((videos / "tour.mp4").read_bytes() + b"changed")
     with pytest.raises(InputError, match=r"is not the image that|is not beside its results|is not in .*videos"):
         read_result(results, "tour/000001", None if given is None else videos / given)
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+def test_up_of_a_saved_prediction_is_kept(tmp_path: Path, tagged: bool) -> None:
+    """Its maps say what it was, and otherwise the panorama does."""
+    file, estimated = PoseAngles(None, 20.0, -5.0), PoseAngles(None, -10.0, 30.0)
+    write_png(tmp_path / "a.png", np.full((16, 32, 3), 90, np.uint8), gpano_xmp(16, 32, None, file))
+    prediction = predict(Everything(), tmp_path / "a.png")
+    assert isinstance(prediction, Prediction)
+    if tagged:
+        prediction = replace(prediction, up=estimated.up)
+    prediction.save(tmp_path / "results", "a")
+    if not tagged:
+        for path in (tmp_path / "results").glob("*.png"):
+            with Image.open(path) as image:
+                image.load()
+                image.info.clear()
+                image.save(path)
+    read = read_result(tmp_path / "results", "a")
+    assert read.up == pytest.approx((estimated if tagged else file).up, abs=1e-5)
+
+
+def test_panoramas_of_several_sources_are_found_below_one_folder(tmp_path: Path) -> None:
+    """Their results are named as if each source had been the only one; other files of the same name do not count."""
+    for i, name in enumerate(("room.png", "holiday/beach.png", "old/beach.png", "old/room.png")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 16), (40 * i + 40,) * 3).save(tmp_path / "photos" / name)
+    photos, results = tmp_path / "photos", tmp_path / "results"
+    run([photos / "holiday", photos / "old" / "room.png"], Everything(), results, progress=False, panel=False)
+    (photos / "room.png").unlink()
+    for name, level in (("beach", 80), ("room", 160)):
+        assert (read_result(results, name, photos).image == level).all()
+    assert export_scene(results, photos, tmp_path / "scene") == 2
+    for name, level in (("beach", 80), ("room", 160)):
+        assert (np.asarray(Image.open(tmp_path / "scene" / "images" / f"{name}.png")) == level).all()
+    (photos / "holiday" / "beach.png").unlink()
+    with pytest.raises(InputError, match="photos has no panorama named beach"):
+        read_result(results, "beach", photos)
+    with pytest.raises(InputError, match=r"photos has no panorama named beach.*contains all its sources"):
+        export_scene(results, photos, tmp_path / "other")
 
 
 def test_another_or_no_panorama_is_refused(results: Path, tmp_path: Path) -> None:
