@@ -54,9 +54,9 @@ def test_what_cannot_be_read_any_more_is_kept(folder):
 def test_an_unchanged_image_with_a_new_stamp_is_read_once(folder):
     folder.close()  # a selection does not open it
     read = []
-    for stamp in ("3:3:3", "3:3:3", "1:1:1"):
-        assert Ledger(folder).settle("room", stamp, lambda: read.append(1) or "old")
-    assert len(read) == 2
+    for _ in range(2):
+        assert Ledger(folder).settle("room", "3:3:3", lambda: read.append(1) or "old")
+    assert len(read) == 1
 
 
 def test_what_cannot_be_read_keeps_its_stamp(folder):
