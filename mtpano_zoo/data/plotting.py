@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 from mtpano_zoo.data.sets import samples_of
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import write_png
+from mtpano_zoo.output_paths import printable
 from mtpano_zoo.viz.panels import figure_to_array, sample_panel
 
 __all__ = ("plot_samples",)
@@ -59,8 +60,9 @@ def plot_samples(
         for i in chosen:
             sample = samples[i]
             figure = sample_panel(sample, None, getattr(module, "classes", ()), getattr(module, "palette", None))
-            title = sample["id"] if len(sample["id"]) <= _LETTERS else f"{sample['id'][: _LETTERS - 1]}…"
-            figure.axes[0].set_title(title, loc="left", fontsize=11, pad=5)
+            title = printable(sample["id"])
+            title = title if len(title) <= _LETTERS else f"{title[: _LETTERS - 1]}…"
+            figure.axes[0].set_title(title, loc="left", fontsize=11, pad=5, parse_math=False)
             rows.append(figure_to_array(figure))
     if missing:
         raise InputError(f"{split} has no sample {', '.join(sorted(missing))}")

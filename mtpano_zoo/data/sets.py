@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mtpano_zoo.data.augmentation import Sample
 from mtpano_zoo.data.panoramas import REST, SPLITS, PanoramaDataModule
+from mtpano_zoo.data.pseudo_label_views import ViewDataset
 from mtpano_zoo.errors import InputError
 
 __all__ = ("read_all", "samples_of")
@@ -21,6 +22,8 @@ def samples_of(
     data: LightningDataModule, splits: Sequence[str], augmented: bool = False, *, rest: bool = False
 ) -> dict[str, tuple[Dataset[Sample], LightningDataModule]]:
     """Return the sets that are not empty, with their data modules, by split.
+
+    Pseudo-labels are the merged maps, even if training takes those of single views.
 
     Args:
         data: The data module; a mixture yields each of its sets, by ``NAME/SPLIT``.
@@ -51,6 +54,8 @@ def samples_of(
                 raise InputError(
                     f"{type(module).__name__} only yields samples in sequence: use the data set that it was made from"
                 )
+            if isinstance(samples, ViewDataset):
+                samples.set_merged(range(len(samples)))
             if not augmented and getattr(samples, "augmentation", None) is not None:
                 samples.augmentation = None
             sets[f"{prefix}{split}"] = (samples, module)

@@ -33,13 +33,18 @@ def write_skip_list(path: str | Path, report: Verification, data: LightningDataM
         The number of ids.
 
     Raises:
-        InputError: If `check_skip_list` would raise it, or an id is not UTF-8.
+        InputError: If `check_skip_list` would raise it, or an id cannot be a line: it is not UTF-8, or has a line break
+            or blanks at an end.
     """
     check_skip_list(path, data)
     names = sorted(_left_out(data).union(report.faulty))
     for name in names:
         if (shown := printable(name)) != name:
             raise InputError(f"{shown} is not UTF-8, which a list of names has to be: rename the file")
+        if name != name.strip() or "\n" in name:
+            raise InputError(
+                f"{name!r} has blanks at an end or a line break, which a list of names loses: rename the file"
+            )
     write_bytes(path, "".join(f"{name}\n" for name in names).encode())
     return len(names)
 

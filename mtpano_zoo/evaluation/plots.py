@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
@@ -33,6 +34,12 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def _legend(axes: Axes) -> None:
+    """Add a legend of the models, whose names may hold dollar signs."""
+    for text in axes.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)
+
+
 def _curves(report: Mapping[str, Any], kind: str) -> list[str]:
     names = (name for model in report["models"].values() for name in model["curves"])
     return [name for name in dict.fromkeys(names) if name.startswith(f"{kind}/")]
@@ -57,7 +64,7 @@ def bands_plot(report: Mapping[str, Any]) -> bytes | None:
         axes.set_xticks(BANDS)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+    _legend(figure.axes[0])
     return _png(figure)
 
 
@@ -78,7 +85,7 @@ def tilt_plot(report: Mapping[str, Any]) -> bytes | None:
         axes.set(xlabel="tilt of the camera in degrees", ylabel=UNIT[name], title=name.split("/")[1])
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+    _legend(figure.axes[0])
     return _png(figure)
 
 
@@ -105,7 +112,7 @@ def measures_plot(report: Mapping[str, Any]) -> bytes | None:
     axes.invert_yaxis()
     axes.set_xlabel("1 is right")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    _legend(axes)
     return _png(figure)
 
 

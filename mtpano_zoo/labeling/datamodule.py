@@ -171,7 +171,7 @@ class LabelingData(lightning.LightningDataModule):
             raise InputError(f"num_workers must not be negative, got {num_workers}")
         if max_height < height:
             raise InputError(f"max_height must not be less than the {height} rows of the labels, got {max_height}")
-        self.items = _Items(samples, height, width, max_height, store_images)
+        self.items = _Items(samples, height, width, max_height, store_images, ledger.folder.marker.extension)
         self.ledger = ledger
         self.num_workers = num_workers
 
@@ -255,12 +255,15 @@ class _Order(Sampler[int]):
 class _Items(Dataset[Item]):
     """Read panoramas in the workers and encode them there for storage; any failure becomes a sentence."""
 
-    def __init__(self, samples: Dataset[Item], height: int, width: int, max_height: int, store_images: bool) -> None:
+    def __init__(
+        self, samples: Dataset[Item], height: int, width: int, max_height: int, store_images: bool, extension: str
+    ) -> None:
         self.samples: Any = samples
         self.height = height
         self.width = width
         self.max_height = max_height
         self.store_images = store_images
+        self.extension = extension  # of the file that marks a panorama as finished
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -271,7 +274,7 @@ class _Items(Dataset[Item]):
         Raises:
             InputError: If it cannot be the name of a file.
         """
-        return _file_name(self.samples.name(i)) if hasattr(self.samples, "name") else None
+        return _file_name(self.samples.name(i), self.extension) if hasattr(self.samples, "name") else None
 
     def shown(self, i: int) -> str:
         """Return a readable name, even for a panorama whose id is empty."""
@@ -302,7 +305,7 @@ class _Items(Dataset[Item]):
         try:
             stamp = self._stamp(i)
             sample = self.samples[i]
-            name = _file_name(sample["id"])
+            name = _file_name(sample["id"], self.extension)
             origin = Origin(digest_of(self.samples, i) or digest_of_pixels(sample["image"]), stamp)
             pixels = _pixels(sample["image"])
             if len(pixels) > self.max_height:
@@ -322,13 +325,13 @@ class _Items(Dataset[Item]):
             return ""
 
 
-def _file_name(sample_id: Any) -> str:
-    """Return an id as the name of a file.
+def _file_name(sample_id: Any, extension: str) -> str:
+    """Return an id as the name of a file with this extension.
 
     Raises:
         InputError: If it cannot be one.
     """
-    return check_id(check_id(str(sample_id)).replace("/", "_"), ".jpg")
+    return check_id(check_id(str(sample_id)).replace("/", "_"), extension)
 
 
 def _pixels(image: Tensor) -> NDArray[np.uint8]:

@@ -52,6 +52,8 @@ class Ledger:
     def settle(self, name: str, stamp: str, digest: Callable[[], str]) -> bool:
         """Return whether a panorama is finished and needs no work; if so, add it to the report.
 
+        A stamp that is new although nothing has changed, for instance after a hard link was made, is recorded.
+
         Args:
             name: Name of the panorama.
             stamp: Stamp of its files, see `Origin`.
@@ -64,7 +66,7 @@ class Ledger:
             try:
                 now = digest()
             except (OSError, ValueError):  # it cannot be read, so new labels are impossible
-                now = known.digest
+                now, stamp = known.digest, ""
             if not now:
                 return False
             if now != known.digest:
@@ -73,6 +75,8 @@ class Ledger:
                     return False
                 self.fail(name, self.made_otherwise)
                 return True
+            if stamp:
+                self.folder.renew(name, Origin(now, stamp))
         self.report.skipped.append(name)
         return True
 

@@ -2,7 +2,7 @@
 
 `manifest.json` holds the settings that determine the labels, and what their numbers mean. It is written once; a run
 with other settings is refused. Every run writes `runs/TIME-ID.json` at its end, with what it did, on which device, and
-with which software.
+with which software; these records are deleted together with the labels that they describe.
 """
 
 import json
@@ -125,7 +125,7 @@ def claim(root: Path, manifest: Mapping[str, Any], overwrite: bool = False) -> N
                 f"is none, remove {root / TEMPORARY}*)"
             )
         # Delete images first: without them nothing counts as finished, even if this is interrupted.
-        for folder in LABELS:
+        for folder in (*LABELS, RUNS):
             shutil.rmtree(root / folder, ignore_errors=True)
         (root / CLASSES).unlink(missing_ok=True)
         _write(path, json.dumps(manifest, indent=1).encode(), os.replace)

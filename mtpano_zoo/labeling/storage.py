@@ -35,6 +35,7 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.image_io import write_bytes
 from mtpano_zoo.labeling.origin import Origin
 from mtpano_zoo.machine.claims import Claims
 from mtpano_zoo.manifest import MANIFEST
@@ -177,6 +178,14 @@ class LabelFolder:
         path = path_below(self.root / ORIGINS, name, ".txt")
         origin = Origin.from_bytes(path.read_bytes()) if path.is_file() else Origin("")
         return origin if origin.digest else None
+
+    def renew(self, name: str, origin: Origin) -> None:
+        """Replace the record of an unchanged image by one with its new stamp, if the folder can be written to.
+
+        Unlike the other writers, this needs no open folder.
+        """
+        with contextlib.suppress(OSError):
+            write_bytes(path_below(self.root / ORIGINS, name, ".txt"), origin.to_bytes())
 
     def write(
         self, name: str, image: bytes, files: Mapping[str, bytes], origin: Origin | None = None, replace: bool = False

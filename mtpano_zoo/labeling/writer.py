@@ -22,6 +22,7 @@ from mtpano_zoo.labeling.ledger import Ledger
 from mtpano_zoo.labeling.manifest import claim, software, write_record
 from mtpano_zoo.labeling.module import PanoramaLabeler
 from mtpano_zoo.labeling.report import LabelReport, one_sentence
+from mtpano_zoo.manifest import differences
 
 __all__ = ("LabelWriter",)
 
@@ -63,11 +64,17 @@ class LabelWriter(BasePredictionWriter):
         self._group: Any = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Prepare the folder: the first process writes the manifest, then all create their temporary folders."""
+        """Prepare the folder: the first process writes the manifest, then all create their temporary folders.
+
+        Raises:
+            InputError: If the processes of the run have different settings, or `claim` refuses the folder.
+            OSError: If the folder cannot be written to.
+        """
         super().setup(trainer, pl_module, stage)
         if trainer.world_size > 1:
             # One process may be hours behind the others; if it dies, this group notices at once.
             self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+            self._compare_settings(trainer.world_size)
         try:
             if trainer.is_global_zero:
                 claim(self.folder.root, self.manifest, self.ledger.overwrite)
@@ -185,6 +192,17 @@ class LabelWriter(BasePredictionWriter):
             self.folder.add_to_list(self.split, [*report.done, *report.skipped])
         except OSError as error:
             self._stop(error)
+
+    def _compare_settings(self, processes: int) -> None:
+        """Check that all processes of this run have the same settings: only the first one writes the manifest."""
+        found: list[dict[str, Any]] = [{}] * processes
+        torch.distributed.all_gather_object(found, self.manifest, group=self._group)
+        for rank, manifest in enumerate(found):
+            for key, first, other in differences(found[0], manifest):
+                raise InputError(
+                    f"the processes of this run have different settings ({key.removeprefix('settings.')} is {first} in "
+                    f"process 0 and {other} in process {rank}): start all with the same"
+                )
 
     def _gather(self, processes: int) -> None:
         parts: list[LabelReport | None] = [None] * processes

@@ -235,7 +235,7 @@ class _Page:
             x, y = left + place % columns * (width / columns), top + place // columns * ROW + 2
             self.axes.add_artist(Rectangle((x, y), 16, 14, facecolor=colour, linewidth=0))
             name = name if len(name) <= letters else f"{name[: letters - 1]}…"
-            self.axes.text(x + 22, y + 7, name, fontsize=9.5, verticalalignment="center_baseline")
+            self.axes.text(x + 22, y + 7, name, fontsize=9.5, verticalalignment="center_baseline", parse_math=False)
 
 
 def _present_classes(

@@ -15,6 +15,7 @@ from tagged_files import tagged
 from mtpano_zoo.cli import main
 from mtpano_zoo.data import FolderDataModule, RoomsDataModule, Structured3DDataModule, ZInDDataModule
 from mtpano_zoo.data.inspection import ERRORS, SUSPICIONS, judge, verify
+from mtpano_zoo.data.plotting import plot_samples
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_io import Window
 
@@ -303,6 +304,13 @@ def test_command_verifies_names_that_are_not_utf8(tmp_path, capsys):
     assert run(*arguments, "--skip-list", tmp_path / "skip.txt") == 1
     assert r"\udcff\udcfe is not UTF-8, which a list of names has to be: rename the file" in capsys.readouterr().err
     assert not (tmp_path / "skip.txt").exists()
+
+
+def test_plots_name_samples_as_they_are(tmp_path):
+    write(tmp_path, {"images/a$b_{$c.png": png(random_rgb())})
+    (tmp_path / "images" / os.fsdecode(b"\xff.png")).write_bytes(png(random_rgb()))
+    data = FolderDataModule(tmp_path, height=32, width=64)
+    assert plot_samples(data, tmp_path / "out.png", split="predict") == 2
 
 
 def test_command_says_what_is_suspicious_and_succeeds(tmp_path, content, capsys):

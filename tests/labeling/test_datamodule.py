@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset
 from mtpano_zoo.data import Augmentation, RoomsDataModule, SUN360DataModule
 from mtpano_zoo.labeling.datamodule import ImageFiles, LabelingData, unaugmented_samples
 from mtpano_zoo.labeling.ledger import Ledger
-from mtpano_zoo.labeling.storage import LabelFolder
+from mtpano_zoo.labeling.storage import LabelFolder, Marker
 
 
 def panorama(path, shade=90, size=(64, 32)):
@@ -275,6 +275,17 @@ def test_ids_that_cannot_be_names_fail_alone(known, ledger):
     failed = ledger.report.failed | {item["name"]: item["failure"] for item in found if "failure" in item}
     assert len(failed) == len(BAD)
     assert all(sentence.startswith("The id ") and "\n" not in sentence for sentence in failed.values())
+
+
+def test_the_longest_name_depends_on_the_file_that_marks_a_panorama_as_finished(tmp_path):
+    """Labels of a name of 251 bytes exist, as `.jpg`; their scores would be `.json`."""
+    ledger = Ledger(LabelFolder(tmp_path / "scores", Marker("scores", ".json")))
+    finish(ledger, "good")
+    longest = "y" * 250
+    found = items(LabelingData(Named("good", "z" * 251, longest), 32, 64, ledger))
+    assert [item["name"] for item in found] == [longest]
+    assert ledger.report.skipped == ["good"]
+    assert [len(name) for name in ledger.report.failed] == [251]
 
 
 def test_another_image_of_the_same_name_is_noticed(photos, tmp_path, ledger):

@@ -51,6 +51,22 @@ def test_what_cannot_be_read_any_more_is_kept(folder):
     assert ledger.report.skipped == ["room"]
 
 
+def test_an_unchanged_image_with_a_new_stamp_is_read_once(folder):
+    folder.close()  # a selection does not open it
+    read = []
+    for _ in range(2):
+        assert Ledger(folder).settle("room", "3:3:3", lambda: read.append(1) or "old")
+    assert len(read) == 1
+
+
+def test_what_cannot_be_read_keeps_its_stamp(folder):
+    def forbidden():
+        raise PermissionError("room.jpg")
+
+    assert Ledger(folder).settle("room", "3:3:3", forbidden)
+    assert folder.origin("room") == OLD
+
+
 def test_another_image_replaces_only_what_it_is_told_to(folder):
     ledger = Ledger(folder)
     assert not ledger.wants(item("room", NEW))

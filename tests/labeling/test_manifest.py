@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mtpano_zoo.data.folder import read_classes
+from mtpano_zoo.data.pseudo_labels import in_metres
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.labeling.manifest import check_manifest, claim, describe, software, write_record
 from mtpano_zoo.labeling.storage import LabelFolder
@@ -62,12 +63,14 @@ def test_overwriting_throws_away_other_labels_only(tmp_path):
     with LabelFolder(tmp_path) as folder:
         folder.write("room", b"jpeg", {"depth/merged.png": b"metres"})
         folder.add_to_list("train", ["room"])
-        write_record(folder, "20260101T000000Z", {"labelled": 1})
+        write_record(folder, "20260101T000000Z", {"labelled": 1, "metric_depth": False})
+    assert not in_metres(tmp_path)
     (tmp_path / "mine.txt").write_text("a note")
     claim(tmp_path, MANIFEST, overwrite=True)
-    assert (tmp_path / "img" / "room.jpg").exists()
+    assert (tmp_path / "img" / "room.jpg").exists() and list((tmp_path / "runs").iterdir())
     claim(tmp_path, other(16), overwrite=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "classes.yaml", "mine.txt", "runs"}
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "classes.yaml", "mine.txt"}
+    assert in_metres(tmp_path)  # what is known of the deleted labels does not hold for the next ones
     assert json.loads((tmp_path / "manifest.json").read_text()) == other(16)
     with LabelFolder(tmp_path) as folder:
         assert folder.finished() == set()

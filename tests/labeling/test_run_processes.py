@@ -144,8 +144,11 @@ def test_a_process_takes_over_from_one_that_was_killed(photos, tmp_path, start):
     assert not list(out.glob(".*"))
 
 
-def begin_ranks(start, arguments, folder, count=2):
-    """Start the command as `torchrun` does, in processes that find each other over the loopback interface."""
+def begin_ranks(start, arguments, folder, count=2, others=()):
+    """Start the command as `torchrun` does, in processes that find each other over the loopback interface.
+
+    All but the first also have the options `others`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -161,14 +164,14 @@ def begin_ranks(start, arguments, folder, count=2):
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        options = ["--trainer.strategy=ddp", f"--trainer.devices={count}"]
+        options = ["--trainer.strategy=ddp", f"--trainer.devices={count}", *(others if rank else ())]
         processes.append(start([*arguments, *options], folder / f"log-{rank}", **environment))
     return processes
 
 
-def ranks(start, arguments, folder, count=2):
+def ranks(start, arguments, folder, count=2, others=()):
     """Run the command in processes and return their statuses and what they wrote."""
-    processes = begin_ranks(start, arguments, folder, count)
+    processes = begin_ranks(start, arguments, folder, count, others)
     return [end_of(process) for process in processes], [(folder / f"log-{i}").read_text() for i in range(count)]
 
 
@@ -183,6 +186,15 @@ def test_two_processes_write_what_one_writes(tmp_path, whole, start):
     (record,) = (json.loads(path.read_text()) for path in (out / "runs").iterdir())
     assert record["counts"]["labelled"] == ROOMS
     assert record["processes"] == 2
+
+
+def test_processes_with_different_settings_are_refused_before_anything_is_written(tmp_path, start):
+    out = tmp_path / "out"
+    arguments = ["label", "--config", config(tmp_path / "tiny.yaml"), "--out", str(out)]
+    codes, logs = ranks(start, arguments, tmp_path, others=["--keep_views=false"])
+    assert codes == [1, 1], logs
+    assert all("(keep_views is True in process 0 and False in process 1)" in log.splitlines()[-1] for log in logs), logs
+    assert not out.exists()
 
 
 def test_a_process_with_nothing_left_to_do_does_not_disturb_the_other(photos, tmp_path, start):

@@ -81,6 +81,15 @@ def test_legend_names_the_classes_that_occur_the_largest_first():
     assert legend(prediction_panel(image, {"semseg": semseg}, CLASSES, PALETTE)) == ["ceiling", "floor", "no label"]
 
 
+def test_names_of_classes_are_no_formulas():
+    classes = ("a$b_{$c", "floor")
+    figure = prediction_panel(
+        np.zeros((20, 40, 3), np.uint8), {"semseg": np.zeros((20, 40), np.uint8)}, classes, PALETTE
+    )
+    assert legend(figure) == ["a$b_{$c"]
+    figure_to_array(figure)
+
+
 def test_a_large_map_is_thinned_but_its_legend_names_the_smallest_class():
     labels = np.zeros((1540, 3080), np.uint8)
     labels[1, 1], labels[3, 3] = 2, 255  # drawn are even rows and columns

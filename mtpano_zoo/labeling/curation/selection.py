@@ -297,7 +297,7 @@ def _table(selection: Selection) -> bytes:
     writer.writerow(("id", "score", "valid", "domain", "hash"))
     for label in selection.chosen:
         writer.writerow((label.name, label.score, label.valid, label.domain, f"{label.hash:016x}"))
-    return table.getvalue().encode()
+    return table.getvalue().encode("utf-8", "surrogateescape")  # as file systems do
 
 
 def _dropped(selection: Selection) -> bytes:

@@ -1,13 +1,17 @@
 """Selection keeps the best labels of every domain without bad, empty and duplicate ones, and writes a folder."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from mtpano_zoo.data import PseudoLabelDataModule
 from mtpano_zoo.errors import InputError
+from mtpano_zoo.labeling.curation import selection
+from mtpano_zoo.labeling.curation.scoring import digest_of_label, stamp_of_label
 from mtpano_zoo.labeling.curation.selection import Rules, ScoredLabel, choose, select
+from mtpano_zoo.labeling.origin import Origin
 
 LABELS = [
     ScoredLabel("a", 0.9, 1.0, "indoor", 0b0),
@@ -98,6 +102,36 @@ def test_the_folder_holds_links_a_list_and_weights(folders):
     assert not any("/b" in path for path in found)
     assert found["selected.csv"].splitlines()[1] == "a,0.9,1.0,indoor,0000000000000000"
     assert json.loads(found["dropped.json"])["e"] == "enough of its domain are better"
+
+
+def test_a_name_that_is_not_utf8_is_kept(folders):
+    labels, scores, out = folders
+    name = os.fsdecode(b"room \xff")
+    for path, new in (
+        (labels / "img" / "a.jpg", f"{name}.jpg"),
+        (labels / "depth" / "a", name),
+        (scores / "scores" / "a.json", f"{name}.json"),
+    ):
+        path.rename(path.with_name(new))
+    assert names(select(*folders, Rules({"indoor": 2}))) == [name, "d"]
+    assert (out / "selected.csv").read_bytes().splitlines()[1].startswith(b"room \xff,0.9,")
+    assert json.loads((out / "db_info" / "panomtdu_train.json").read_text()) == ["d", name]
+    assert select(*folders, Rules({"indoor": 2})) is None
+
+
+def test_a_hard_link_does_not_make_later_selections_read_the_labels_again(folders, monkeypatch):
+    labels, scores, _ = folders
+    (scores / "origins").mkdir()
+    for label in LABELS:
+        origin = Origin(digest_of_label(labels, label.name), stamp_of_label(labels, label.name))
+        (scores / "origins" / f"{label.name}.txt").write_bytes(origin.to_bytes())
+    read = []
+    monkeypatch.setattr(
+        selection, "digest_of_label", lambda root, name: read.append(name) or digest_of_label(root, name)
+    )
+    assert names(select(*folders, Rules({"indoor": 2}))) == ["a", "d"] and not read
+    assert select(*folders, Rules({"indoor": 2})) is None and read == ["a", "d"]  # the links are new
+    assert select(*folders, Rules({"indoor": 2})) is None and read == ["a", "d"]
 
 
 def test_the_reader_finds_in_it_what_it_finds_in_the_labels(folders):

@@ -1,0 +1,22 @@
+"""Plots of reports."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from mtpano_zoo.evaluation.plots import bands_plot, measures_plot, tilt_plot
+from mtpano_zoo.evaluation.regions import BANDS
+
+POINT = {"value": 1.0, "low": 0.5, "high": 2.0}
+
+
+@pytest.mark.parametrize("plot", [bands_plot, tilt_plot, measures_plot])
+def test_names_of_models_are_no_formulas(plot):
+    """A name is that of a file, which may hold dollar signs."""
+    curves = {
+        "bands/depth": {str(band): POINT for band in range(len(BANDS) - 1)},
+        "turned/depth": {"upright": POINT, "pitch 10": POINT, "roll 10": POINT},
+    }
+    report = {"models": {"a$b_{$c": {"curves": curves, "measures": {"scale/depth": POINT}}}}
+    assert Image.open(io.BytesIO(plot(report))).format == "PNG"
