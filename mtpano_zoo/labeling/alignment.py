@@ -10,11 +10,15 @@ Substituting it leaves one or two unknowns per view, whatever the number of pixe
 Gauss-Newton for disparities. Outliers lose their weight: w is multiplied by the Cauchy weight 1 / (1 + (r / delta)^2)
 of the last residual r = y - m, with delta falling from coarse to the spread of the residuals.
 
+The log of a disparity near zero, such as a network sees in the sky, is mostly noise, but would weigh more than all the
+ground. So with disparities, y goes on linearly in the inverse distance beyond a few times the median distance.
+
 The data do not determine a common factor of connected views. It is chosen such that metric views are right on average
 (their log a have a robust mean of 0) or, without any of them, such that the median distance of the views is about 1. It
 enters as a faint pull on every view, so that groups of views without overlap are solved separately.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,8 +32,13 @@ __all__ = ("Observations", "align_views")
 # delta of the successive solutions, in log-distance, down to the smallest ever used.
 DELTAS = (1.0, 0.5, 0.25, 0.12, 0.06, 0.06, 0.06, 0.06)
 SMALLEST_DELTA = 0.01
+# Inverse distance, relative to the median, below which log-distance goes on linearly if there are disparities.
+FAR = 0.3
+# The pull of the first guess towards the previous one: a faint one lets views of a single plane run away.
+DAMPING = 0.1
 # The pull on metric views and on others, relative to the weight of all pixels of a view.
 PULL, FAINT_PULL = 1e-5, 1e-10
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -82,16 +91,17 @@ def _medians(values: Tensor, known: Tensor) -> Tensor:
 def _linear(x: Tensor, c: Tensor, weights: Tensor, scale: Tensor, disparity: Tensor) -> tuple[Tensor, Tensor]:
     """Return a first guess if there are disparities: scales and shifts that agree best in relative inverse distance.
 
-    This is linear up to a factor: with a faint pull towards the previous guess, it is inverse iteration.
+    This is linear up to a factor: with a pull towards the previous guess, it is damped inverse iteration.
     """
     count, shift, owner = len(scale), torch.zeros_like(scale), _owners(disparity)
     for delta in (4.0, 1.0, 0.5, 0.5):
         inverse = (scale * x + shift) * c
-        mean = _mean(inverse, weights).clamp(min=1e-12)
+        mean = _mean(inverse, weights)
+        mean = mean.clamp(min=_far(mean))
         relative = weights / (1 + ((inverse - mean) / (delta * mean)) ** 2) / mean**2
         matrix = _normal_matrix(torch.cat((x * c, c[:, disparity]), dim=1), relative, owner)
         unit = matrix.diagonal().clamp(min=1e-30).rsqrt()
-        matrix = matrix * unit[:, None] * unit + 1e-6 * torch.eye(len(unit), dtype=x.dtype)
+        matrix = matrix * unit[:, None] * unit + DAMPING * torch.eye(len(unit), dtype=x.dtype)
         found = torch.linalg.solve(matrix, torch.cat((scale, shift[disparity])) / unit) * unit
         scale, shift[disparity] = found[:count], found[count:]
         size = _mean((scale * x + shift) * c, weights) / mean
@@ -111,22 +121,22 @@ def _refine(
 ) -> tuple[Tensor, Tensor]:
     """Refine a first guess by robust least squares in log-distance."""
     count, known, owner = len(scale), weights > 0, _owners(disparity)
-    scale = scale.clamp(min=1e-12)
+    scale = scale.clamp(min=TINY)
     for delta in DELTAS:
-        inverse = scale * x + shift
-        middle = _medians(inverse * c, known).clamp(min=1e-12)
+        inverse = (scale * x + shift) * c
+        far = _far(_mean(inverse, weights)) if disparity.any() else TINY
+        middle = _medians(inverse, known & (inverse > far)).clamp(min=TINY)
         prior = torch.where(metric, 0.0, (scale / middle).log())
-        usable = torch.where(inverse > 0, weights, 0)
-        y = -(inverse.clamp(min=1e-12) * c).log()
-        mean = _mean(y, usable)
-        residual = y - mean
+        y = torch.where(inverse > far, -inverse.clamp(min=far).log(), 1 - math.log(far) - inverse / far)
+        residual = y - _mean(y, weights)
         if delta == DELTAS[-1]:
-            delta = max(SMALLEST_DELTA, 2 * 1.4826 * float(_median(residual[usable > 0].abs())))
-        robust = usable / (1 + (residual / delta) ** 2)
+            delta = max(SMALLEST_DELTA, 2 * 1.4826 * float(_median(residual[known].abs())))
+        robust = weights / (1 + (residual / delta) ** 2)
         mean = _mean(y, robust)
         # Take the slopes at the mean: at the noisy values themselves they would favour flat disparities.
-        length = c * mean.exp()
-        slopes = torch.cat((1 - shift * length, (length * middle)[:, disparity]), dim=1)
+        agreed = torch.where(mean < -math.log(far), (-mean).exp(), far * (1 - math.log(far) - mean))
+        bounded = agreed.clamp(min=far)
+        slopes = torch.cat(((agreed - shift * c) / bounded, (c * middle / bounded)[:, disparity]), dim=1)
         matrix = _normal_matrix(slopes, robust, owner)
         gradient = (slopes * (robust * (y - mean))[:, owner]).sum(0)
         # Metric views that are far off do not determine the common factor.
@@ -139,6 +149,11 @@ def _refine(
         scale = scale * step[:count].clamp(-20, 20).exp()
         shift[disparity] += step[count:] * middle[disparity]
     return scale, shift
+
+
+def _far(inverse: Tensor) -> float:
+    """Return the inverse distance below which log-distance goes on linearly."""
+    return max(TINY, FAR * float(_median(inverse[inverse > 0])))
 
 
 def _owners(disparity: Tensor) -> Tensor:

@@ -131,6 +131,28 @@ def test_classes_are_at_least_as_good_as_in_the_best_view():
     )
 
 
+@pytest.mark.parametrize("metric", [False, True])
+@pytest.mark.parametrize("sky", [None, 1e-4, 0.02])
+def test_disparity_of_a_street_whose_sky_is_almost_at_infinity(sky, metric):
+    """Noise in the sky does not decide about the ground, nor do views of a single wall, which have any scale."""
+    views, noise = RandomViews(20, size=24, seed=7)("street"), torch.Generator().manual_seed(0)
+    half = torch.tensor([5.0, 1.6, 8.0])  # of a box around the camera
+    rays = perspective_rays(24, 24, intrinsics=views.intrinsics, normalize=False) @ views.rotations.mT[:, None]
+    inverse = (rays.abs() / half).amax(-1)
+    above = torch.zeros_like(inverse, dtype=torch.bool) if sky is None else -rays[..., 1] > 0.5 * rays.norm(dim=-1)
+    seen = inverse * (1 + 0.02 * torch.randn(inverse.shape, generator=noise))
+    hazy = (sky or 0) * torch.randn(inverse.shape, generator=noise).relu()
+    scale = torch.exp(torch.randn(len(views), 1, 1, generator=noise))
+    labels = [ViewLabels(depth=scale * torch.where(above, hazy, seen), depth_kind="disparity")]
+    if metric:
+        labels.append(ViewLabels(depth=torch.where(above, torch.inf, 1 / inverse), depth_kind="metric"))
+    depth = fuse(labels, views, HEIGHT, WIDTH, keep_views=False).depth
+    truth = 1 / (erp_rays(HEIGHT, WIDTH).abs() / half).amax(-1)
+    ground = erp_rays(HEIGHT, WIDTH)[..., 1] > -0.4
+    assert relative_error(depth[ground], truth[ground], align=not metric) < 0.02
+    assert metric or float(depth[ground].median()) == pytest.approx(1, abs=0.3)
+
+
 @pytest.mark.parametrize("teacher", ["disparity", "disparity and metric"])
 def test_disparity_of_rooms(teacher):
     sample = room(3)
