@@ -30,7 +30,13 @@ def test_the_pretended_gpu_refuses_tensors_of_the_host() -> None:
         x = torch.tensor([1.0, 2.0], device="cuda")
         y = torch.rand(2)
         assert x.device.type == "cuda" and x.mul_(2) is x and x.tolist() == [2.0, 4.0]
-        for mixed in (lambda: x + y, lambda: y[x > 2], lambda: torch.where(x > 2, x, y), lambda: torch.stack([x, y])):
+        for mixed in (
+            lambda: x + y,
+            lambda: y * x.sum(),
+            lambda: y[x > 2],
+            lambda: torch.where(x > 2, x, y),
+            lambda: torch.stack([x, y]),
+        ):
             with pytest.raises(RuntimeError, match="two devices"):
                 mixed()
         assert (x + torch.tensor(1.0)).device == x[torch.tensor([0])].device == y.to(x.device).device == x.device

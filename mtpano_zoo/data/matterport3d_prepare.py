@@ -97,9 +97,9 @@ def prepare(
         report: Called with a sentence after every building.
 
     Raises:
-        InputError: If the size or the number of workers is out of range.
+        InputError: If the size or the number of workers is out of range, or the output folder holds something else, or
+            panoramas of another size.
         FileNotFoundError: If the root holds no building.
-        InputError: If the output folder holds something else, or panoramas of another size.
         OSError: If the output cannot be written, or a worker was killed.
     """
     if not 8 <= height <= 1024 or height % 2 or width != 2 * height or workers < 1:

@@ -62,9 +62,8 @@ def write_rooms(
         views: Folder with panoramas to show in the windows of homes.
 
     Raises:
-        InputError: If split, count, size, seed, kind, tilt or version are out of range.
-        InputError: If `views` holds no panorama, or a file that is not one.
-        InputError: If the folder holds something else, or rooms of another seed or size.
+        InputError: If split, count, size, seed, kind, tilt or version are out of range, `views` holds no panorama, or a
+            file that is not one, or the folder holds something else, or rooms of another seed or size.
     """
     if kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")

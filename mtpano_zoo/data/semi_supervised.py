@@ -27,10 +27,11 @@ class SemiSupervisedDataModule(MixedDataModule):
     The key `labelled` of a batch is the number of labelled panoramas. An epoch goes through the labelled set once; both
     sets continue where the last epoch stopped, so that no panorama comes again before all others of its set have. The
     order depends on `batch_size`, `ratio` and the number of processes, so training that resumes within an epoch needs
-    the same ones. If
-    augmentation changes the colours of an unlabelled panorama, the sample has `clean`, the image before that change but
-    rotated and mirrored alike, for the teacher. Labels of the unlabelled set are never trained on; only an oracle uses
-    them. Skip reading them with ``tasks: []``.
+    the same ones.
+
+    If augmentation changes the colours of an unlabelled panorama, the sample has `clean`, the image before that change
+    but rotated and mirrored alike, for the teacher. Labels of the unlabelled set are never trained on; only an oracle
+    uses them. Skip reading them with ``tasks: []``.
 
     Validation, test, prediction and classes are those of the labelled set.
 

@@ -86,7 +86,9 @@ class ShardDataset(IterableDataset[Sample]):
     @property
     def layout(self) -> dict[str, int]:
         """What the order of the samples depends on, besides seed and epoch."""
-        return {"batch_size": self.batch_size, "num_workers": self.workers, "processes": rank_and_size()[1]}
+        processes = rank_and_size()[1]
+        sizes = {"batch_size": self.batch_size, "num_workers": self.workers, "processes": processes}
+        return sizes | {"buffer": self.buffer}
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the following samples, here and in all workers."""

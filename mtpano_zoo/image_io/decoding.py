@@ -237,7 +237,7 @@ def _decode_16bit(data: bytes, bits: tuple[int, ...] = ()) -> NDArray[np.uint16]
     with quiet():
         values: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16:
-        raise InputError("has 16-bit channels that cannot be decoded: convert it to 8 bits")
+        raise InputError("has more than 8 bits per channel and cannot be decoded: convert it to 8 bits")
     if values.ndim == 3:
         values = cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     if bits:

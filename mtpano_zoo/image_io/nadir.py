@@ -15,7 +15,7 @@ STEP = 8  # of 255, beyond twice the step of the rows around; 120 rendered and 6
 def nadir_disc(pixels: NDArray[np.uint8], seen: NDArray[np.bool_] | None = None) -> float | None:
     """Return the radius, in degrees, of a disc that covers the nadir of a panorama (H, W, 3); None if there is none.
 
-    Steps beside pixels that are not `seen` (H, W) do not count: a crop, or a transparent area, is black around.
+    Steps beside pixels that are not `seen` (H, W) do not count: what lies outside a crop, or is transparent, is black.
 
     Its border is a sharp step at one latitude in nearly all columns, which nothing else in a scene makes. A tripod has
     no such border, and neither has a patch that was blended into the floor.

@@ -261,7 +261,7 @@ def decode_pixels(data: bytes, name: str) -> NDArray[np.uint8]:
 def decode_full_panorama(data: bytes) -> NDArray[np.uint8]:
     """Decode the content of an image file of a data set, RGB (H, W, 3), unless its tags say that it is a crop.
 
-    Labels would not know of the crop, and without labels it would be taken for a full panorama.
+    Labels of a crop would be misplaced, and a crop without labels would be read as a full panorama.
 
     Raises:
         InputError: If it is a crop or no image, or its tags contradict each other.

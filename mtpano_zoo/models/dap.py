@@ -170,7 +170,8 @@ class KeptPeriods(RotaryEmbeddingDinoV3):
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
         periods = self.get_buffer("periods")
         super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
-        self.register_buffer("periods", periods.to(self.get_buffer("periods")), persistent=True)
+        converted = self.get_buffer("periods")
+        self.register_buffer("periods", converted if periods.is_meta else periods.to(converted), persistent=True)
         return self
 
 

@@ -55,9 +55,9 @@ class PanoramaModule(LightningModule):
     Checkpoints describe their network in plain data, so that `load_model` needs nothing but the file. They also keep
     the state of the random generators: training on one device that resumes from the end of an epoch continues exactly.
     From within an epoch it continues with the next sample if training has a single loader from `mtpano_zoo.data`, as
-    all data modules there have; shards and `SemiSupervisedDataModule` refuse to with another batch size. The position
-    in several loaders (a dict or a list) is not kept. An `up_head` is removed, because training changes the encoder
-    that it fits.
+    all data modules there have. Shards and `SemiSupervisedDataModule` refuse to continue within an epoch if sizes that
+    their order depends on differ, such as the batch size or the number of processes. The position in several loaders (a
+    dict or a list) is not kept. An `up_head` is removed, because training changes the encoder that it fits.
 
     Args:
         network: The network; its encoder (``encoder_part``) can have a learning rate of its own or be frozen.

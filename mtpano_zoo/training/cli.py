@@ -208,6 +208,11 @@ class LastCheckpoint(callbacks.ModelCheckpoint):
     If not every epoch ends with its only validation, Lightning saves after validations alone.
     """
 
+    @property
+    def state_key(self) -> str:
+        """Key of the state in checkpoints: that of Lightning's callback, which earlier releases used."""
+        return super().state_key.replace(type(self).__name__, callbacks.ModelCheckpoint.__name__, 1)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, unless a validation has just done so."""
         if not self._should_skip_saving_checkpoint(trainer):
@@ -251,7 +256,7 @@ def main(args: list[str]) -> MultiTaskCLI:
         InputError: If an option is wrong, or does not fit the others.
     """
     limit_configurations(args)
-    # Configurations hold the default of Timer's interval as the word that it stands for.
+    # The default interval of Timer is an enumeration, which YAML cannot write.
     yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     with warnings.catch_warnings(), one_sentence():

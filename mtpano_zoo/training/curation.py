@@ -14,6 +14,7 @@ import mtpano_zoo
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.losses import valid_depth
 from mtpano_zoo.losses.means import mean, several_processes
+from mtpano_zoo.losses.validity import complete_labels
 from mtpano_zoo.manifest import describe_model
 from mtpano_zoo.models import PanoramaNetwork
 from mtpano_zoo.models.patch_discriminator import PatchDiscriminator, difference_by_patch, known_logarithm
@@ -242,7 +243,8 @@ class DepthQualityModule(LightningModule):
         """Return how accurate labels are, and the share of pixels where that is known, by patch (B, h, w)."""
         truth = batch["depth"]
         measured, labelled = valid_depth(truth), valid_depth(label)
-        known = measured | batch["far"] if "far" in batch else measured
+        labels = complete_labels(("depth", "far"), batch)
+        known = measured if labels is None else measured | labels["far"]
         right = (-_log_error(label, truth) / self.tolerance).exp() * (known & (labelled == measured))
         if intact is not None:
             right = right * (_log_error(label, intact) < NOTICEABLE) * (labelled == valid_depth(intact))

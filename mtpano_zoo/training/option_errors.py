@@ -1,5 +1,6 @@
 """Errors of jsonargparse and Lightning about options, as one sentence with the nearest valid name."""
 
+import functools
 import inspect
 import pydoc
 import re
@@ -125,30 +126,45 @@ def explain(message: str, options: Mapping[str, Action] | None = None, complete:
     return _in_one_line(message)
 
 
-def refuse_null(config: Namespace, where: str = "") -> None:
+def refuse_null(config: Any, where: str = "") -> None:
     """Refuse null for arguments of classes that take none: jsonargparse checks any other value of theirs.
 
     Args:
-        config: A parsed configuration.
+        config: A parsed configuration, or a part of it.
         where: Where it is within another; opens the error message.
 
     Raises:
         InputError: If an argument is null that cannot be.
     """
+    if isinstance(config, dict | list):
+        for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+            refuse_null(value, f"{where}.{key}")
+    if not isinstance(config, Namespace):
+        return
     for key, value in config.items():
         owner, of_class, name = f".{key}".rpartition(".init_args.")
+        place = f"{where}.{key}"
         if of_class and value is None:
-            parser = ArgumentParser(exit_on_error=False)
-            parser.add_class_arguments(cast(Any, pydoc.locate(config[f"{owner}.class_path".lstrip(".")])), None)
             try:
-                parser.validate(cast(Any, Namespace)({name: None}), skip_unset=False, skip_required=True)
+                none = cast(Any, Namespace)({name: None})
+                _parser_of(config[f"{owner}.class_path".lstrip(".")]).validate(
+                    none, skip_unset=False, skip_required=True
+                )
             except TypeError as error:
-                shown = f".{where}{key}".replace(".init_args.", ".").lstrip(".")
+                shown = place.replace(".init_args.", ".").lstrip(".")
                 advice = "set a value, or leave it out if it has a default"
                 raise InputError(f"{shown} cannot be null: {advice}.") from error
-        for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-            if isinstance(one, Namespace):
-                refuse_null(one, f"{where}{key}.")
+        refuse_null(value, place)
+
+
+@functools.cache
+def _parser_of(class_path: str) -> Any:
+    """Return a parser of the arguments of a class, or of a function that returns an object."""
+    found: Any = pydoc.locate(class_path)
+    parser: Any = ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if inspect.isclass(found) else parser.add_function_arguments
+    add(found, None, fail_untyped=False)
+    return parser
 
 
 def nearest_class(name: str, hint: Any) -> str | None:

@@ -56,7 +56,7 @@ def add(verbs: Verbs) -> None:
         help="test to leave out; may be repeated",
     )
     option("--force", action="store_true", help="score a folder even if its unit or frame looks wrong")
-    option("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
+    option("--device", help="cpu, cuda, cuda:1, ... (default: the GPU of this process, if there is one)")
     parser.set_defaults(execute=_execute)
 
 

@@ -183,7 +183,7 @@ def precompute_parser() -> argparse.ArgumentParser:
 
 def _placing() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda if available)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU of this process, if there is one)")
     parser.add_argument(
         "--offload",
         choices=("none", "model", "group", "sequential"),

@@ -87,7 +87,7 @@ def add(verbs: Verbs) -> None:
     add_reading_options(run)
     written = report_to_write(lambda found: "written" in found)
     run.add_argument("--json", type=written, metavar="FILE", help="write the outcome for every file as JSON")
-    run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
+    run.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU of this process, if there is one)")
     run.add_argument("--overwrite", action="store_true", help="replace results that are already there")
     run.add_argument(
         "--workers",

@@ -35,7 +35,7 @@ def add(verbs: Verbs) -> None:
     view.add_argument(
         "--model", metavar="NAME_OR_PATH", help=f"network that predicts for an image (default {DEFAULT_MODEL})"
     )
-    view.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda if available)")
+    view.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU of this process, if there is one)")
     add_level_option(view)
     add_reading_options(view)
     view.set_defaults(execute=_view)

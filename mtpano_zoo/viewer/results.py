@@ -200,18 +200,19 @@ def _find_image(folder: Path, name: str, given: Path | None, recorded: str | Non
 def image_of_result(named: Mapping[str, Path], names: Sequence[str], recorded: str | None) -> Path | None:
     """Return the panorama of a result; None if it is not among the images.
 
-    The names of results lack the folders above the sources of `mtpano run`. So if no image has the right name, one that
-    has further folders before it counts, if its hash is the recorded one.
+    The names of results lack the folders above the sources of `mtpano run`. So an image with further folders before the
+    right name counts, if its hash is the recorded one and that of the image with exactly the right name is not.
 
     Args:
         named: the images below a folder by their names there, as in `{"tour/room": Path("photos/tour/room.jpg")}`.
         names: what the image of the result may be called, the whole name first.
         recorded: the hash of the image; None if it is not known.
     """
-    if found := next((named[name] for name in names if name in named), None):
-        return found
-    deeper = (image for name, image in named.items() if name.endswith(f"/{names[0]}"))
-    return next((image for image in deeper if digest_of(image) == recorded), None)
+    exact = [named[name] for name in names if name in named]
+    deeper = [image for name, image in named.items() if name.endswith(f"/{names[0]}")]
+    if recorded is not None and deeper:
+        exact = [image for image in (*exact, *deeper) if digest_of(image) == recorded] or exact
+    return exact[0] if exact else None
 
 
 def _find(folder: Path, name: str, given: Path | None, recorded: str | None, suffixes: Sequence[str]) -> Path:

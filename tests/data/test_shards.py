@@ -185,11 +185,14 @@ def test_training_resumes_within_an_epoch(room_shards, workers, done):
     assert len(ids(resumed)) == len(whole)
 
 
-@pytest.mark.parametrize(("change", "named"), [({"batch_size": 2}, "batch_size 2"), ({"num_workers": 3}, "workers 3")])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"batch_size": 2}, "batch_size 2"), ({"num_workers": 3}, "workers 3"), ({"buffer": 2}, "buffer 2")],
+)
 def test_an_epoch_is_not_continued_in_another_order(room_shards, change, named):
-    begun = ShardsDataModule(room_shards, batch_size=1, num_workers=0).train_dataloader()
+    begun = ShardsDataModule(room_shards, batch_size=1, num_workers=0, buffer=1).train_dataloader()
     next(iter(begun))
-    resumed = ShardsDataModule(room_shards, **{"batch_size": 1} | change).train_dataloader()
+    resumed = ShardsDataModule(room_shards, **{"batch_size": 1, "buffer": 1} | change).train_dataloader()
     resumed.load_state_dict(begun.state_dict())
     with pytest.raises(InputError, match=f"in another order with (num_)?{named} than with 1: use 1"):
         next(iter(resumed))

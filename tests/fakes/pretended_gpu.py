@@ -102,10 +102,10 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _check_one_device(name: str, args: Any, tensors: list[Tensor]) -> None:
-    """Numbers may be on the host everywhere, and so may the indices of a tensor of the GPU."""
+    """Numbers of the host fit everywhere, and so do its indices for a tensor of the GPU."""
     if name.startswith(INDEXED) and isinstance(args[0], OnGPU):
         tensors = [x for i, x in enumerate(args) if i != 1 and isinstance(x, Tensor)]
-    devices = {x.device.type for x in tensors if x.ndim}
+    devices = {x.device.type for x in tensors if x.ndim or isinstance(x, OnGPU)}
     if len(devices) > 1:
         shapes = [f"{tuple(x.shape)} on {x.device.type}" for x in tensors]
         raise RuntimeError(f"{name} got tensors of two devices: {', '.join(shapes)}")

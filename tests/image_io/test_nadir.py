@@ -33,7 +33,7 @@ def test_discs_end_where_they_were_planted(degrees: float) -> None:
 
 
 @pytest.mark.parametrize("unseen", [5, 15, 24])
-def test_borders_of_what_was_not_seen_are_none_of_a_disc(unseen: float) -> None:
+def test_the_edge_of_an_unseen_area_is_no_disc(unseen: float) -> None:
     """A crop is black above and below; a transparent patch, too, and it may have any shape."""
     angle = (128 - np.arange(128) - 0.5) / 128 * 180
     seen = np.repeat((angle > unseen)[:, None] & (angle < 150)[:, None], 256, 1)

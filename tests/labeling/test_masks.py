@@ -129,7 +129,7 @@ def test_classes_of_a_network_of_the_zoo_are_masks():
 
 
 def test_a_configuration_names_classes_and_network_without_their_modules(tmp_path: Path):
-    """Which a process finds if it imports them: `test_import_graph.py` sees to that."""
+    """Classes are found only in modules that were imported; `test_import_graph.py` shows that `label` imports these."""
     network = {"class_path": "Pretrained", "init_args": {"source": "mtpano-small.photos"}}
     config = tmp_path / "masks.yaml"
     config.write_text(yaml.safe_dump({"masker": {"class_path": "ClassMasker", "init_args": {"network": network}}}))

@@ -104,6 +104,7 @@ def test_periods_that_were_rounded_are_kept(published: dict[str, Tensor]) -> Non
     half = copy.deepcopy(rounded).half()
     assert torch.equal(half.encoder.vit.rope.periods, periods)
     assert half.state_dict().keys() == rounded.state_dict().keys()
+    assert copy.deepcopy(rounded).to("meta").to_empty(device="cpu").encoder.vit.rope.periods.device.type == "cpu"
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])

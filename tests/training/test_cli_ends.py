@@ -44,6 +44,7 @@ def test_every_step_of_a_training_is_in_its_checkpoint(folder, options):
     (path,) = folder.rglob("*.ckpt")
     saved = torch.load(path, weights_only=True)
     assert saved["global_step"] == cli.trainer.global_step > 0
+    assert any(key.startswith("ModelCheckpoint{") for key in saved["callbacks"])  # what earlier releases resume from
     for name, value in cli.model.state_dict().items():
         assert torch.equal(saved["state_dict"][name], value), name
 

@@ -1,8 +1,9 @@
 import logging
+from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tiny_training import TinyDataModule
@@ -11,7 +12,7 @@ from mtpano_zoo.cli import main as mtpano
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.resources import shipped, with_shipped_configs
 from mtpano_zoo.training.cli import complete_command
-from mtpano_zoo.training.option_errors import explain, nearest_class, one_sentence
+from mtpano_zoo.training.option_errors import explain, nearest_class, one_sentence, refuse_null
 
 QUICK = ["--config", "quickstart.yaml"]
 NO_LOSS = ["--model.network=Pretrained", "--model.network.source=mtpano-tiny.rooms", "--data=RoomsDataModule"]
@@ -118,7 +119,7 @@ def test_a_wrong_option_is_one_sentence_with_the_right_name(options, sentence, t
         ({"model": {"network": {"init_args": {"bridge_width": None}}}}, "model.network.bridge_width cannot be null"),
         (
             {"trainer": {"callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"mode": None}}]}},
-            "trainer.callbacks.mode cannot be null",
+            "trainer.callbacks.0.mode cannot be null",
         ),
         ({"model": {"network": {"init_args": {"encodr": 1}}}}, "no argument encodr; did you mean encoder?"),
     ],
@@ -202,3 +203,38 @@ def test_only_what_was_raised_on_purpose_becomes_a_sentence(kind, expected, text
 
 def test_a_message_of_another_kind_stays_on_one_line():
     assert explain("Something\n  - else\n    Errors:\n") == "Something else"
+
+
+class Inner:
+    def __init__(self, size: int = 1, name: str | None = None) -> None: ...
+
+
+class Untyped:
+    def __init__(self, path, size=None, inner: Inner | None = None): ...
+
+
+class Outer:
+    def __init__(self, named: dict[str, list[Inner]] | None = None) -> None: ...
+
+
+def function(size: int, name: str | None = None) -> Inner:
+    return Inner(size, name)
+
+
+def of(argument: Any, **arguments: Any) -> Namespace:
+    path = f"{argument.__module__}.{argument.__qualname__}"
+    return Namespace(one=Namespace(class_path=path, init_args=Namespace(**arguments)))
+
+
+def test_null_is_refused_where_a_type_says_so_in_classes_and_functions_of_users():
+    for allowed in (
+        of(Untyped, path=None, size=None, inner=None),
+        of(function, size=1, name=None),
+        of(Inner, name=None),
+    ):
+        refuse_null(allowed)
+    refuse_null(of(Outer, named=None))
+    with pytest.raises(InputError, match=r"^one\.size cannot be null"):
+        refuse_null(of(function, size=None))
+    with pytest.raises(InputError, match=r"^one\.named\.a\.1\.size cannot be null"):
+        refuse_null(of(Outer, named={"a": [of(Inner).one, of(Inner, size=None).one]}))
