@@ -321,9 +321,10 @@ def test_no_label_counts_where_the_mask_says_so(pseudo_labels, options):
     write(pseudo_labels, {f"masks/{name}/merged.png": png(masked) for name in ("room_a", "room_c")})
     after = batch()
     ignored = after.pop("ignored")
+    assert after.pop("has_ignored").tolist() == [name != "room_b" for name in after["id"]]
     assert after.keys() == before.keys() and after["id"] == before["id"]
     assert [int(one.sum()) for one in ignored] == [320 * (name != "room_b") for name in after["id"]]
-    for key in after.keys() - {"id", "image"}:
+    for key in (after.keys() & SAMPLE_MAPS.keys()) - {"image"}:
         where = ignored[:, None].expand_as(after[key]) if key == "normals" else ignored
         assert torch.equal(after[key], before[key].masked_fill(where, SAMPLE_MAPS[key].empty)), key
         assert not torch.equal(after[key], before[key]), key
