@@ -34,9 +34,9 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _legend(axes: Axes) -> None:
-    """Add a legend of the models, whose names may hold dollar signs."""
-    for text in axes.legend(fontsize=8).get_texts():
+def _legend(axes: Axes, curves: Mapping[str, Any]) -> None:
+    """Add a legend of the curves by name: names may hold dollar signs, or begin with an underscore."""
+    for text in axes.legend([*curves.values()], [*curves], fontsize=8).get_texts():
         text.set_parse_math(False)
 
 
@@ -51,6 +51,7 @@ def bands_plot(report: Mapping[str, Any]) -> bytes | None:
     if not names:
         return None
     figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
+    curves: dict[str, Any] = {}
     centres = [(low + high) / 2 for low, high in pairwise(BANDS)]
     for axes, name in zip(np.ravel(figure.subplots(1, len(names))), names, strict=True):
         for number, (model, content) in enumerate(report["models"].items()):
@@ -59,12 +60,13 @@ def bands_plot(report: Mapping[str, Any]) -> bytes | None:
                 continue
             middle = np.array([p["value"] for p in points], float)
             ends = np.array([[p["value"] - p["low"], p["high"] - p["value"]] for p in points], float).T.clip(0)
-            axes.errorbar(np.array(centres) + 2 * number, middle, ends, marker="o", capsize=3, label=model)
+            x = np.array(centres) + 2 * number
+            curves[model] = axes.errorbar(x, middle, ends, marker="o", capsize=3, color=f"C{number}")
         axes.set(xlabel="latitude in degrees, up is positive", ylabel=UNIT[name], title=name.split("/")[1])
         axes.set_xticks(BANDS)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    _legend(figure.axes[0])
+    _legend(figure.axes[0], curves)
     return _png(figure)
 
 
@@ -74,6 +76,7 @@ def tilt_plot(report: Mapping[str, Any]) -> bytes | None:
     if not names:
         return None
     figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
+    curves: dict[str, Any] = {}
     for axes, name in zip(np.ravel(figure.subplots(1, len(names))), names, strict=True):
         for number, (model, content) in enumerate(report["models"].items()):
             points = content["curves"].get(name, {})
@@ -81,11 +84,11 @@ def tilt_plot(report: Mapping[str, Any]) -> bytes | None:
                 angles = [key for key in points if key == "upright" or key.startswith(axis)]
                 x = [0 if key == "upright" else int(key.split()[1]) for key in angles]
                 y = [points[key]["value"] for key in angles]
-                axes.plot(x, y, style, marker="o", color=f"C{number}", label=f"{model}, {axis}")
+                (curves[f"{model}, {axis}"],) = axes.plot(x, y, style, marker="o", color=f"C{number}")
         axes.set(xlabel="tilt of the camera in degrees", ylabel=UNIT[name], title=name.split("/")[1])
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    _legend(figure.axes[0])
+    _legend(figure.axes[0], curves)
     return _png(figure)
 
 
@@ -97,12 +100,14 @@ def measures_plot(report: Mapping[str, Any]) -> bytes | None:
         return None
     figure = Figure(figsize=(7.5, 0.8 + 0.45 * len(names)), layout="constrained")
     axes = figure.subplots()
+    curves: dict[str, Any] = {}
     for number, (model, content) in enumerate(report["models"].items()):
         places = [i for i, name in enumerate(names) if name in content["measures"]]
         points = [content["measures"][names[i]] for i in places]
         middle = np.array([p["value"] for p in points], float)
         ends = np.array([[p["value"] - p["low"], p["high"] - p["value"]] for p in points], float).T.clip(0)
-        axes.errorbar(middle, np.array(places) + 0.15 * number, xerr=ends, fmt="o", capsize=3, label=model)
+        y = np.array(places) + 0.15 * number
+        curves[model] = axes.errorbar(middle, y, xerr=ends, fmt="o", capsize=3)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -112,7 +117,7 @@ def measures_plot(report: Mapping[str, Any]) -> bytes | None:
     axes.invert_yaxis()
     axes.set_xlabel("1 is right")
     axes.grid(alpha=0.3)
-    _legend(axes)
+    _legend(axes, curves)
     return _png(figure)
 
 

@@ -15,6 +15,7 @@ from mtpano_zoo.data.reading import decode_array, open_image, stored_numbers, st
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.manifest import MANIFEST, describe_model, hash_of_files
+from mtpano_zoo.metrics.semseg import predicted_classes
 from mtpano_zoo.output_paths import path_below, printable
 from mtpano_zoo.prediction.folder import FORMAT, RECORDS, check_finished, classes_and_reading, read_records
 from mtpano_zoo.sphere import erp_rays, from_cubemap, to_cubemap
@@ -129,20 +130,25 @@ class FunctionPredictor(Predictor):
         """Predict.
 
         Raises:
-            InputError: If a map belongs to no task, or its size differs from the image's.
+            InputError: If a map belongs to no task, its size differs from the image's, or the number of logits from
+                that of the classes.
         """
         size = tuple(image.shape[1:])
         maps = {}
-        for task, values in self.function(image).items():
+        for task, values in self.function(image.clone()).items():  # which may normalise it in place
             if task not in MAIN_TASKS:
                 raise InputError(
                     f"{self.name} returns {task!r}, which is not a task: return any of {', '.join(MAIN_TASKS)}"
                 )
-            values = values.detach().cpu()
-            if task == "semseg" and values.ndim == 3:
-                values = values.argmax(0)
-            if task != "normals" and values.ndim == 3 and len(values) == 1:
+            values = values.detach().cpu().clone()  # it may be a buffer that the next call changes
+            if task == "normals":
+                values = nn.functional.normalize(values.float(), dim=0)
+            elif values.ndim == 3 and len(values) == 1:
                 values = values[0]
+            elif task == "semseg" and values.ndim == 3:
+                if self.classes and len(values) != len(self.classes):
+                    raise InputError(f"{self.name} returns {len(values)} logits, but names {len(self.classes)} classes")
+                values = predicted_classes(values[None])[0][0]
             if values.shape != ((3, *size) if task == "normals" else size):
                 raise InputError(
                     f"{self.name} returns {task} {tuple(values.shape)} for an image of {size[0]} x {size[1]}"

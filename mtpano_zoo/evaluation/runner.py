@@ -83,6 +83,7 @@ class Judged:
             "id": sample["id"],
             "scores": scores_of(own),
             "measures": measure(self.predictor, sample, self.classes, maps, skip),
+            "missing": [task for task in MAIN_TASKS if task in labels and task not in maps],
         }
         states = {
             f"{group}/{task}/{name}": torch.as_tensor(value).contiguous()
@@ -181,9 +182,17 @@ def _judge(
         if scored is None:
             raise InputError(f"{path} was removed or damaged while others were scored: run this again")
         judged.take(*scored)
+    judged.remarks += _missing(judged.rows)
     rows = b"".join(json.dumps(row).encode() + b"\n" for row in judged.rows)
     write_bytes(folder / ROWS, rows)
     return judged
+
+
+def _missing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return for which tasks only some of the labelled panoramas have a prediction."""
+    predicted = {name.split("/")[0] for row in rows for name in row["scores"]}
+    counts = {task: sum(task in row.get("missing", ()) for row in rows) for task in sorted(predicted)}
+    return [f"{count} panoramas have a label of {task} and no prediction" for task, count in counts.items() if count]
 
 
 def _score_missing(

@@ -68,9 +68,9 @@ def _draws(images: int) -> NDArray[np.float64]:
     return counts
 
 
-def _ends(value: float, drawn: NDArray[np.float64]) -> tuple[float, float]:
+def _ends(value: float, drawn: NDArray[np.float64], images: int) -> tuple[float, float]:
     known = drawn[~np.isnan(drawn)]
-    if not known.size or np.isnan(value):
+    if not known.size or np.isnan(value) or images < 2:  # one image says nothing about others
         return float("nan"), float("nan")
     low, high = np.percentile(known, ENDS)
     return float(low), float(high)
@@ -78,6 +78,8 @@ def _ends(value: float, drawn: NDArray[np.float64]) -> tuple[float, float]:
 
 def bootstrap(values: Sequence[Value | None]) -> Interval:
     """Return the value over images with its 95 % percentile interval over 1000 draws with replacement.
+
+    The ends are NaN for fewer than two images, here and in `compare`.
 
     Example:
         >>> bootstrap([[0.5, 1.0]] * 3)
@@ -89,7 +91,7 @@ def bootstrap(values: Sequence[Value | None]) -> Interval:
     sums, divisors = _table(known)
     draws = _draws(len(known))
     value = value_of(known)
-    return Interval(value, *_ends(value, _worst(draws @ sums, draws @ divisors)), len(known))
+    return Interval(value, *_ends(value, _worst(draws @ sums, draws @ divisors), len(known)), len(known))
 
 
 def compare(first: Mapping[str, Value | None], second: Mapping[str, Value | None]) -> Interval:
@@ -109,4 +111,4 @@ def compare(first: Mapping[str, Value | None], second: Mapping[str, Value | None
     drawn = [_worst(draws @ sums, draws @ divisors) for sums, divisors in tables]
     whole = [value_of([model[name] for name in shared]) for model in (first, second)]
     value = whole[0] - whole[1]
-    return Interval(value, *_ends(value, drawn[0] - drawn[1]), len(shared))
+    return Interval(value, *_ends(value, drawn[0] - drawn[1], len(shared)), len(shared))

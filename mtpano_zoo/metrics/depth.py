@@ -51,7 +51,8 @@ def depth_sums(prediction: Tensor, target: Tensor, weights: Tensor, log_base: Li
 def align(prediction: Tensor, target: Tensor, valid: Tensor, alignment: Alignment) -> Tensor:
     """Multiply predictions (B, H, W) by one factor per image.
 
-    ``"median"``: the ratio of the medians of target and prediction; ``"scale"``: the least-squares factor.
+    ``"median"``: the ratio of the medians of target and prediction; ``"scale"``: the least-squares factor. Images
+    without a valid pixel stay as they are, or become 0.
 
     Example:
         >>> prediction, target = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[2.0, 4.0, 9.0]]])
@@ -60,7 +61,7 @@ def align(prediction: Tensor, target: Tensor, valid: Tensor, alignment: Alignmen
     """
     if alignment == "median":
         medians = [(lower + upper) / 2 for lower, upper in (middle_values(x, valid) for x in (target, prediction))]
-        factor = medians[0] / medians[1].clamp(min=1e-6)
+        factor = torch.where(medians[1].isfinite(), medians[0] / medians[1].clamp(min=1e-6), 1)
     else:
         p, t = (torch.where(valid, x, 0).double() for x in (prediction, target))
         factor = (p * t).sum(dim=(1, 2)) / p.square().sum(dim=(1, 2)).clamp(min=1e-12)
@@ -140,7 +141,8 @@ class DepthMetrics(PooledMetric):
         finite = prediction.isfinite()
         prediction = torch.where(finite, prediction, torch.nan)  # infinity too: clamping would make it a number
         if self.alignment is not None:
-            prediction = align(prediction, target, known, self.alignment)
+            # Where nothing was predicted, which counts as wrong, there is nothing to align.
+            prediction = align(prediction, target, known & ~(prediction <= 0), self.alignment)
         prediction = prediction.clamp(self.min_depth, self.max_depth)
         weights = pixel_weights(known, self.weighting)
         self.accumulate(weights, finite, depth_sums(prediction, target, weights, self.log_base))

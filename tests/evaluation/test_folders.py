@@ -6,6 +6,7 @@ import torch
 from evaluated import depths, planted, predictor, scored, write_exr
 from fake_exr import exr
 from PIL import Image
+from torch import nn
 
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.evaluation.data_sets import open_data
@@ -177,3 +178,42 @@ def test_files_that_do_not_fit_are_named(homes, tmp_path):
         FunctionPredictor(lambda x: {"depth": x[0, :4]}, "f")(image, name)
     with pytest.raises(InputError, match="no two with the same name"):
         evaluate([predictor(), predictor()], planted(), tmp_path / "out")
+
+
+def test_what_is_missing_is_said(homes, tmp_path):
+    data = open_data(homes, height=H)
+    folder = depths(data, tmp_path / "pred")
+    (folder / f"{data.samples.name(0)}.npy").unlink()
+    (folder / "normals").mkdir()
+    for i in range(len(data.samples)):
+        normals = data.samples[i]["normals"].movedim(0, -1).numpy()
+        write_npy(folder / "normals" / f"{data.samples.name(i)}.npy", normals)
+    (judged,) = evaluate([FolderPredictor(folder)], data, tmp_path / "out")
+    assert judged.remarks == ["1 panoramas have a label of depth and no prediction"]
+
+
+def of(function, classes=()):
+    return FunctionPredictor(function, "mine", classes)(torch.rand(3, H, W, generator=torch.Generator()), "a")
+
+
+def test_functions_may_change_their_input_and_reuse_their_output():
+    image, buffer = torch.rand(3, H, W), torch.empty(H, W)
+    before = image.clone()
+    mine = FunctionPredictor(lambda x: {"depth": torch.sum(x.sub_(0.5), 0, out=buffer)}, "mine")
+    first = mine(image, "a")["depth"]
+    assert torch.equal(image, before)
+    mine(image + 1, "b")
+    assert torch.equal(first, (before - 0.5).sum(0))
+
+
+def test_classes_and_normals_of_functions():
+    numbers = torch.arange(H * W).view(H, W) % 3
+    logits = nn.functional.one_hot(numbers, 3).movedim(-1, 0).float()
+    assert torch.equal(of(lambda _: {"semseg": numbers[None]})["semseg"], numbers)
+    logits[1, 0] = torch.nan
+    found = of(lambda _: {"semseg": logits}, ("a", "b", "c"))["semseg"]
+    assert (found[0] == -1).all() and torch.equal(found[1:], numbers[1:])
+    with pytest.raises(InputError, match="mine returns 3 logits, but names 2 classes"):
+        of(lambda _: {"semseg": logits}, ("a", "b"))
+    short = of(lambda _: {"normals": torch.full((3, H, W), 0.1)})["normals"]
+    assert torch.allclose(short.norm(dim=0), torch.ones(H, W))

@@ -20,3 +20,17 @@ def test_names_of_models_are_no_formulas(plot):
     }
     report = {"models": {"a$b_{$c": {"curves": curves, "measures": {"scale/depth": POINT}}}}
     assert Image.open(io.BytesIO(plot(report))).format == "PNG"
+
+
+@pytest.mark.parametrize(("plot", "kind"), [(bands_plot, "bands"), (tilt_plot, "turned")])
+def test_every_model_is_in_the_legend(plot, kind, monkeypatch):
+    """Also without the task of the first plot, and with a name that Matplotlib would leave out."""
+    keys = range(len(BANDS) - 1) if kind == "bands" else ("upright", "pitch 10", "roll 10")
+    points = {str(key): POINT for key in keys}
+    models = {"_first": {"curves": {f"{kind}/depth": points}}, "second": {"curves": {f"{kind}/normals": points}}}
+    shown = []
+    monkeypatch.setattr(
+        "mtpano_zoo.evaluation.plots._png", lambda figure: shown.extend(figure.axes[0].get_legend().get_texts())
+    )
+    plot({"models": models})
+    assert {text.get_text().split(",")[0] for text in shown} == set(models)

@@ -119,7 +119,7 @@ def test_scores_of_another_protocol_of_the_same_name_are_not_kept(tmp_path):
 
     def score(folder):
         skip = ("yaw", "tilt", "cross")
-        return judge([predictor()], planted(1), tmp_path / "out", protocol=tmp_path / folder / "my.yaml", skip=skip)
+        return judge([predictor()], planted(2), tmp_path / "out", protocol=tmp_path / folder / "my.yaml", skip=skip)
 
     assert score("p1") == score("p1")
     with pytest.raises(InputError, match=r"settings.protocol was 'my.yaml \(\w{16}\)', is 'my.yaml \(\w{16}\)'"):
@@ -223,10 +223,10 @@ def test_processes_share_the_panoramas_and_give_the_same(tmp_path):
 
 def test_the_page_needs_nothing_else_and_compares(tmp_path):
     good, bad = predictor("good"), predictor("bad <script>", defect="yaw")
-    report = judge([good, bad], planted(1), tmp_path, skip=("tilt",))
+    report = judge([good, bad], planted(2), tmp_path, skip=("tilt",))
     text = (tmp_path / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)|https?://|<script', text)
-    assert text.count("data:image/png;base64,") == 2 + 2 * 1  # ratios, latitudes, and the worst of each
+    assert text.count("data:image/png;base64,") == 2 + 2 * 2  # ratios, latitudes, and the worst of each
     (comparison,) = report["comparisons"]
     assert comparison["differences"]["yaw/depth"]["separated"]
     assert comparison["differences"]["depth/AbsRel"]["value"] < 0

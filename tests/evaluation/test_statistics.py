@@ -42,3 +42,10 @@ def test_a_paired_difference_is_sharper_than_the_two_values():
     assert alone.high - alone.low > 0.3
     assert compare(first, first).value == 0
     assert math.isnan(compare(first, {"other": (1.0, 1.0)}).value)
+
+
+def test_one_image_says_nothing_about_others():
+    """An interval of no width would separate any two models."""
+    for interval in (bootstrap([[0.5, 1.0], None]), compare({"a": [0.5, 1.0]}, {"a": [0.4, 1.0]})):
+        assert interval.images == 1 and math.isnan(interval.low) and math.isnan(interval.high)
+        assert not math.isnan(interval.value)

@@ -220,6 +220,16 @@ def test_predictions_of_zero_stay_finite():
         assert np.isfinite(list(scores.values())).all()
 
 
+@pytest.mark.parametrize("alignment", ["median", "scale"])
+def test_pixels_without_a_prediction_count_as_wrong_and_do_not_decide_the_alignment(alignment):
+    target = torch.rand(2, 40, 80) * 5 + 1
+    holes = torch.rand(2, 40, 80) < 0.6
+    holes[1] = True  # nothing at all is predicted
+    metric = DepthMetrics(alignment=alignment)
+    metric.update((3 * target).masked_fill(holes, 0), target)
+    assert metric.compute()[f"delta1/{alignment}_aligned"] == pytest.approx(1 - holes.float().mean().item(), abs=1e-4)
+
+
 def test_half_precision_predictions_are_scored():
     prediction, target = _case()
     half = prediction.bfloat16()
