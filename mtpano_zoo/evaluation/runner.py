@@ -192,7 +192,7 @@ def _missing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return for which tasks only some of the labelled panoramas have a prediction."""
     predicted = {name.split("/")[0] for row in rows for name in row["scores"]}
     counts = {task: sum(task in row.get("missing", ()) for row in rows) for task in sorted(predicted)}
-    return [f"{count} panoramas have a label of {task} and no prediction" for task, count in counts.items() if count]
+    return [f"no prediction of {task} for {count} of the labelled panoramas" for task, count in counts.items() if count]
 
 
 def _score_missing(

@@ -189,7 +189,7 @@ def test_what_is_missing_is_said(homes, tmp_path):
         normals = data.samples[i]["normals"].movedim(0, -1).numpy()
         write_npy(folder / "normals" / f"{data.samples.name(i)}.npy", normals)
     (judged,) = evaluate([FolderPredictor(folder)], data, tmp_path / "out")
-    assert judged.remarks == ["1 panoramas have a label of depth and no prediction"]
+    assert judged.remarks == ["no prediction of depth for 1 of the labelled panoramas"]
 
 
 def of(function, classes=()):
