@@ -4,6 +4,7 @@ OpenCV is a dependency already, and the FFmpeg in its wheels is LGPL; those of P
 """
 
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ __all__ = ("Frame", "Video", "constant_rate", "layout_of_video", "quiet", "write
 
 CODECS = ("vp09", "mp4v")  # VP9 plays in browsers too; MPEG-4 where OpenCV was built without libvpx
 MISSING = 0.02  # share of the frames in the header that may be missing, because durations are rounded
+RETRIES = 100_000  # damaged frames of a video before we stop looking for sound ones
+SLACK = 0.1  # seconds by which sound may outlast the frames
 MAX_RATE = 120.0  # frames per second
 
 
@@ -67,6 +70,8 @@ class Video:
         self._boxes = _boxes(self.path)
         self._rate = self._get(cv2.CAP_PROP_FPS)
         self.read = 0
+        self._end = 0.0  # when the last frame that was read ends, in seconds
+        self._damaged = False  # a frame in the middle could not be decoded
         height, width = self._get(cv2.CAP_PROP_FRAME_HEIGHT), self._get(cv2.CAP_PROP_FRAME_WIDTH)
         check_pixels(int(height), int(width), str(path), max_pixels)
 
@@ -76,36 +81,50 @@ class Video:
 
     @property
     def cut_short(self) -> bool:
-        """Whether `frames` came to an end before the video did."""
-        if self._boxes is not None:  # frames that are cut away by an edit list are still counted
-            return not all(self._boxes.get(kind, True) for kind in (b"moov", b"mdat"))
-        return self.count - self.read > max(1, MISSING * self.count)
+        """Whether `frames` came to an end before the video did, or left out damaged frames."""
+        missing = self.count - self.read > max(1, MISSING * self.count)
+        if self._boxes is None:
+            return missing or self._damaged
+        if not all(self._boxes.complete.get(kind, True) for kind in (b"moov", b"mdat")):
+            return True
+        # Frames that are cut away by an edit list are still counted, but not in the duration.
+        early = self._boxes.duration - self._end > max(SLACK, MISSING * self._boxes.duration)
+        return self._damaged or (missing and early)
 
     def frames(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[Frame]:
-        """Decode one frame after the other, turned as the file's rotation tag says, until the end or damage.
+        """Decode one frame after the other, turned as the file's rotation tag says, until the end.
 
         All are decoded, since seeking is not exact; only the wanted ones, by number, are converted and returned with
-        pixels. Call it once.
+        pixels. Damaged ones are left out, and have no number. Call it once.
 
         Raises:
             InputError: If not a single frame can be decoded.
         """
-        first, seconds = 0.0, 0.0
-        while self._capture.grab():
+        first, seconds, failures = 0.0, 0.0, 0
+        step = 1 / self._rate if self._rate > 0 else 0.04
+        while True:
+            if not self._capture.grab():  # the end, or a damaged frame with sound ones behind it
+                failures += 1
+                if self.read + failures >= self.count or failures == RETRIES:
+                    break
+                continue
+            self._damaged = failures > 0
             given = self._get(cv2.CAP_PROP_POS_MSEC) / 1000
             if self.read == 0:
                 first = given
             elif given - first > seconds:
                 seconds = given - first
             else:  # the file states no time for it
-                seconds += 1 / self._rate if self._rate > 0 else 0.04
+                seconds += step
             pixels = None
             if wanted(self.read):
                 sound, decoded = self._capture.retrieve()
                 if not sound:
+                    self._damaged = True
                     break
                 pixels = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
             self.read += 1
+            self._end = seconds + step
             yield Frame(self.read - 1, seconds, pixels)
         if self.read == 0:
             raise InputError(f"{self.path} has no frame that can be decoded: convert it to H.264 in MP4")
@@ -150,14 +169,27 @@ def quiet() -> Iterator[None]:
 def _why_not(path: Path) -> str:
     """Return why a file cannot be opened as a video: cameras write the index of an MP4 file last."""
     boxes = _boxes(path)
-    if boxes is not None and not boxes.get(b"moov", False):
+    if boxes is not None and not boxes.complete.get(b"moov", False):
         return "is cut short, and its index, which comes last, is missing: copy it again, or repair it"
     return "is damaged, or not a video that OpenCV can decode: convert it to H.264 in MP4"
 
 
-def _boxes(path: Path) -> dict[bytes, bool] | None:
-    """Return whether the top-level boxes of an MP4 file are complete, by kind; None for another kind of file."""
+class _Boxes(NamedTuple):
+    """The top-level boxes of an MP4 file.
+
+    Attributes:
+        complete: whether they are complete, by kind.
+        duration: for how many seconds the video is shown; 0 if its index does not say.
+    """
+
+    complete: dict[bytes, bool]
+    duration: float
+
+
+def _boxes(path: Path) -> _Boxes | None:
+    """Return the top-level boxes of an MP4 file; None for another kind of file."""
     boxes: dict[bytes, bool] = {}
+    duration = 0.0
     with path.open("rb") as file:
         end, position = file.seek(0, os.SEEK_END), 0
         while position + 8 <= end:
@@ -166,9 +198,19 @@ def _boxes(path: Path) -> dict[bytes, bool] | None:
             size = int.from_bytes(file.read(8)) if size == 1 else size
             if not boxes and kind not in (b"ftyp", b"moov", b"mdat", b"wide"):
                 return None
+            if kind == b"moov":
+                duration = _duration(file.read(40))
             position = end if size == 0 else position + max(size, 8)  # 0: up to the end
             boxes[kind] = boxes.get(kind, True) and position <= end
-    return boxes or None
+    return _Boxes(boxes, duration) if boxes else None
+
+
+def _duration(index: bytes) -> float:
+    """Return the duration in seconds that the beginning of an MP4 file's index states; 0 if it states none."""
+    if index[4:8] != b"mvhd" or len(index) < 40:
+        return 0.0
+    scale, ticks = struct.unpack(">IQ", index[28:40]) if index[8] else struct.unpack(">II", index[20:28])
+    return float(ticks / scale) if scale else 0.0
 
 
 def constant_rate(seconds: Sequence[float]) -> tuple[float, list[int]]:
