@@ -93,7 +93,7 @@ def test_asked_to_end(kind, everyone, status, told, tmp_path, start):
     until(lambda: len(list((out / "img").glob("*"))) >= 2 or not process.is_alive())
     (os.killpg if everyone else os.kill)(process.pid, kind)
     assert end_of(process) == status, (tmp_path / "log").read_text()
-    assert told in (tmp_path / "log").read_text().splitlines()[-1]
+    assert told in (tmp_path / "log").read_text()  # a reader may still write that nobody takes its panorama
     assert not list(out.glob(".*"))
     finished = {path.stem for path in (out / "img").iterdir()}
     assert 2 <= len(finished) < 500
