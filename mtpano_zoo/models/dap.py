@@ -164,7 +164,7 @@ def check_ranges(ranges: Sequence[float], max_distance: float) -> tuple[float, .
 class KeptPeriods(RotaryEmbeddingDinoV3):
     """Rotary positions whose periods are part of the state dict and keep their values in any precision.
 
-    timm's periods are in no file, and are computed anew where a conversion of the network would round them.
+    timm does not save its periods, and recomputes them instead of rounding when a network changes precision.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:

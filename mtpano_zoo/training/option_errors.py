@@ -222,9 +222,7 @@ def _arguments_of(class_path: str) -> dict[str, str]:
 
 
 def _options_of_class(class_path: str) -> dict[str, Action]:
-    parser = ArgumentParser()
-    parser.add_class_arguments(cast(Any, pydoc.locate(class_path)), "it")
-    return {name.removeprefix("it."): one for name, one in options_of(parser).items() if name.startswith("it.")}
+    return {name: action for name, action in options_of(_parser_of(class_path)).items() if name != "help"}
 
 
 def _types_in(hint: Any) -> Iterator[type]:
