@@ -14,7 +14,7 @@ from mtpano_zoo.data.reading import decode_labels, decode_npy, decode_vectors
 from mtpano_zoo.errors import InputError
 from mtpano_zoo.image_files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_images
 from mtpano_zoo.image_io import Panorama, PoseAngles, Reading, load_panorama, placed
-from mtpano_zoo.image_io.gpano import read_gpano
+from mtpano_zoo.image_io.gpano import read_pose
 from mtpano_zoo.image_io.video import Video, layout_of_video
 from mtpano_zoo.limits import read_file
 from mtpano_zoo.prediction import Prediction, output_paths
@@ -253,6 +253,5 @@ def _pose(folder: Path, name: str) -> PoseAngles | None:
     for path in output_paths(folder, name, tuple(DECODERS), False).values():
         if path.suffix == ".png" and path.exists():
             with Image.open(path) as image:
-                tags = read_gpano(image.info.get("XML:com.adobe.xmp", ""), image.height, image.width, str(path))
-            return None if tags is None else tags.pose
+                return read_pose(image.info.get("XML:com.adobe.xmp", ""), str(path))
     return None
